@@ -43,11 +43,19 @@ pub enum HandoffError {
 impl fmt::Display for HandoffError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => write!(f, "no handoff record on standard input: the stage before this one failed, or `spawn hold` is missing"),
+            Self::Empty => write!(
+                f,
+                "no handoff record on standard input: the stage before this one failed, or `spawn hold` is missing"
+            ),
             Self::TooLong => write!(f, "handoff record longer than {MAX_LINE} bytes"),
-            Self::Version => write!(f, "standard input is no handoff record: it does not begin with \"{VERSION} \" (see userns-handoff(7))"),
+            Self::Version => write!(
+                f,
+                "standard input is no handoff record: it does not begin with \"{VERSION} \" (see userns-handoff(7))"
+            ),
             Self::Word(word) => write!(f, "handoff record: bad word \"{}\"", word.escape_default()),
-            Self::Identity(key) => write!(f, "handoff record: {key}= is missing, out of place or no number (pid and start come first)"),
+            Self::Identity(key) => {
+                write!(f, "handoff record: {key}= is missing, out of place or no number (pid and start come first)")
+            }
             Self::Twice(key) => write!(f, "handoff record: {key}= stands twice"),
         }
     }
@@ -248,11 +256,25 @@ mod tests {
     #[test]
     fn a_bad_line_is_refused() {
         for line in [
-            "", "\n", "handoff/2 pid=1 start=1", "handoff/1", "handoff/1 start=1 pid=1", "handoff/1 pid=0 start=1",
-            "handoff/1 pid=-1 start=1", "handoff/1 pid=+1 start=1", "handoff/1 pid=1 start=", "handoff/1  pid=1 start=1",
-            "handoff/1 pid=1 start=1 ", "handoff/1 pid=1 start=1 a", "handoff/1 pid=1 start=1 a=%", "handoff/1 pid=1 start=1 a=%g0",
-            "handoff/1 pid=1 start=1 a=\t", "handoff/1 pid=1 start=1 a=1 a=2", "handoff/1 pid=1 start=1 pid=2",
-            "handoff/1 pid=99999999999 start=1", "handoff/1 pid=1 start=1 a=%ff",
+            "",
+            "\n",
+            "handoff/2 pid=1 start=1",
+            "handoff/1",
+            "handoff/1 start=1 pid=1",
+            "handoff/1 pid=0 start=1",
+            "handoff/1 pid=-1 start=1",
+            "handoff/1 pid=+1 start=1",
+            "handoff/1 pid=1 start=",
+            "handoff/1  pid=1 start=1",
+            "handoff/1 pid=1 start=1 ",
+            "handoff/1 pid=1 start=1 a",
+            "handoff/1 pid=1 start=1 a=%",
+            "handoff/1 pid=1 start=1 a=%g0",
+            "handoff/1 pid=1 start=1 a=\t",
+            "handoff/1 pid=1 start=1 a=1 a=2",
+            "handoff/1 pid=1 start=1 pid=2",
+            "handoff/1 pid=99999999999 start=1",
+            "handoff/1 pid=1 start=1 a=%ff",
         ] {
             assert!(Record::parse(line.as_bytes()).is_err(), "{line:?}");
         }

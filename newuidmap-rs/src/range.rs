@@ -109,21 +109,14 @@ impl IdRange {
     /// What is left of `self` below and above `other`: nothing, one piece or two.
     #[must_use]
     pub fn minus(self, other: Self) -> (Option<Self>, Option<Self>) {
-        (
-            Self::between(self.start, self.end.min(other.start)),
-            Self::between(self.start.max(other.end), self.end),
-        )
+        (Self::between(self.start, self.end.min(other.start)), Self::between(self.start.max(other.end), self.end))
     }
 }
 
 /// `100000-165535`, or `1001` for a single id: the form used in messages.
 impl fmt::Display for IdRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.count() == 1 {
-            write!(f, "{}", self.start)
-        } else {
-            write!(f, "{}-{}", self.start, self.last())
-        }
+        if self.count() == 1 { write!(f, "{}", self.start) } else { write!(f, "{}-{}", self.start, self.last()) }
     }
 }
 

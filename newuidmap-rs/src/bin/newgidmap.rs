@@ -1,0 +1,10 @@
+//! newgidmap: writes the gid_map of a process of the caller, with ids that /etc/subgid grants him.
+
+#![forbid(unsafe_code)]
+
+use helper::{newidmap, range::IdKind};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    newidmap::run(IdKind::Gid)
+}

@@ -1,0 +1,171 @@
+//! The entry sequence of a privileged program, and the reasons why its privilege may be missing.
+
+#![forbid(unsafe_code)]
+
+use crate::caller::{Account, Caller, ask_getent, look_up};
+use crate::report::{Failure, Program};
+use crate::sys;
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, getresgid, getresuid, setresgid, setresuid};
+use std::os::unix::fs::MetadataExt as _;
+
+/// What is left of root after [`enter`].
+#[derive(Clone, Copy, Debug)]
+pub struct Keep<'a> {
+    /// Capabilities that stay permitted and effective, as far as the program was installed with them.
+    pub capabilities: &'a [Capability],
+    /// Whether the saved uid stays 0, for a program with a critical section that the caller's signals must not reach.
+    pub saved_root: bool,
+}
+
+/// Takes a program from whatever its caller prepared to a known state, in this order, each step fatal when it fails:
+///
+/// 1. a panic prints one line, with no backtrace, and exits;
+/// 2. the environment is cleared;
+/// 3. umask 077;
+/// 4. no core file; RLIMIT_FSIZE as high as it may go, SIGXFSZ and SIGPIPE ignored; interval timers stopped; SIGCHLD
+///    at its default; no signal blocked;
+/// 5. not dumpable, so the caller cannot trace it;
+/// 6. the real ids are taken, once, and their names looked up;
+/// 7. no_new_privs;
+/// 8. bounding, ambient and inheritable sets emptied; all three uids and gids the caller's (saved uid 0 stays when
+///    `keep` says so); effective and permitted sets as in `keep`; and that all this is so.
+///
+/// Only after it argv may be looked at.
+///
+/// # Errors
+/// The step that failed, with its cause.
+pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failure> {
+    std::panic::set_hook(Box::new(|_| {
+        program.say("internal error: this is a bug, please report it");
+        sys::exit_now(program.panic_status);
+    }));
+    sys::clear_environment().map_err(|e| step("clearenv", e))?;
+    umask(Mode::from_bits_truncate(0o077));
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| step("setrlimit RLIMIT_CORE", e))?;
+    let hard = getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?.1;
+    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
+    sys::stop_timers().map_err(|e| step("setitimer", e))?;
+    for (signal, ignore) in [(Signal::SIGPIPE, true), (Signal::SIGXFSZ, true), (Signal::SIGCHLD, false)] {
+        sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|e| step("sigprocmask", e))?;
+    prctl::set_dumpable(false).map_err(|e| step("prctl PR_SET_DUMPABLE", e))?;
+
+    let ids = getresuid().map_err(|e| step("getresuid", e))?;
+    let (uid, gid) = (ids.real, getresgid().map_err(|e| step("getresgid", e))?.real);
+    let account = account(uid, ids.effective.is_root())?;
+
+    let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
+    prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))?;
+    become_caller(uid, gid, keep)?;
+    Ok(Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs })
+}
+
+/// Names of the real uid: from /etc/passwd; for a uid that is not there, and only where nobody but root could forge
+/// the answer, from getent. Elsewhere such a caller stays nameless, and lines with the bare uid still serve.
+fn account(uid: Uid, is_root: bool) -> Result<Account, Failure> {
+    let account = look_up(uid.as_raw())?;
+    if !account.names.is_empty() || !is_root {
+        return Ok(account);
+    }
+    // On a kernel without close_range getent may inherit descriptors of the caller, which it does not look at.
+    let _ = sys::close_on_exec_from_3();
+    Ok(match ask_getent(&uid.to_string(), true) {
+        Some((name, its_uid, gid)) if its_uid == uid.as_raw() => Account { names: vec![name], gid: Some(gid) },
+        _ => account,
+    })
+}
+
+fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>) -> Result<(), Failure> {
+    let had = read(CapSet::Permitted)?;
+    let kept: CapsHashSet = keep.capabilities.iter().copied().filter(|c| had.contains(c)).collect();
+    if had.contains(&Capability::CAP_SETPCAP) {
+        caps::clear(None, CapSet::Bounding).map_err(|e| cap_step("bounding", &e))?;
+    }
+    caps::clear(None, CapSet::Inheritable).map_err(|e| cap_step("inheritable", &e))?;
+    prctl::set_keepcaps(true).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
+    let saved = if keep.saved_root { Uid::from_raw(0) } else { uid };
+    setresgid(gid, gid, gid).map_err(|e| step("setresgid", e))?;
+    setresuid(uid, uid, saved).map_err(|e| step("setresuid", e))?;
+    prctl::set_keepcaps(false).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
+    // Effective before permitted: the kernel refuses a permitted set that lacks an effective capability.
+    caps::set(None, CapSet::Effective, &kept).map_err(|e| cap_step("effective", &e))?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(|e| cap_step("permitted", &e))?;
+    // Emptying the inheritable set empties the ambient set too, which must be a subset of it (capabilities(7)).
+
+    let (uids, gids) = (getresuid(), getresgid());
+    let uids_right = uids.is_ok_and(|u| u.real == uid && u.effective == uid && u.saved == saved);
+    let gids_right = gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == gid);
+    let sets_right =
+        read(CapSet::Effective)? == kept && read(CapSet::Permitted)? == kept && read(CapSet::Inheritable)?.is_empty();
+    if uids_right && gids_right && sets_right {
+        Ok(())
+    } else {
+        Err(Failure::new("giving up privilege left other ids or capabilities than asked for: refusing to go on"))
+    }
+}
+
+/// Gives up one more capability, for good.
+///
+/// # Errors
+/// The kernel's, in words.
+pub fn give_up(capability: Capability) -> Result<(), Failure> {
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        if read(set)?.contains(&capability) {
+            caps::drop(None, set, capability).map_err(|e| cap_step("capability", &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a capability is effective now.
+///
+/// # Errors
+/// The kernel's, in words.
+pub fn holds(capability: Capability) -> Result<bool, Failure> {
+    Ok(read(CapSet::Effective)?.contains(&capability))
+}
+
+/// Why a program that needs `capability` does not hold it: cause and cure in words.
+#[must_use]
+pub fn why_powerless(caller: &Caller, capability: Capability) -> String {
+    if caller.had_no_new_privs {
+        return "no_new_privs is set, which voids the setuid bit and file capabilities: start it outside the sandbox or \
+                service that sets it (in a systemd unit: NoNewPrivileges=no)"
+            .to_owned();
+    }
+    let path = std::fs::read_link("/proc/self/exe").map_or_else(|_| "its file".to_owned(), |p| p.display().to_string());
+    let nosuid = nix::sys::statfs::statfs("/proc/self/exe")
+        .is_ok_and(|fs| fs.flags().contains(nix::sys::statvfs::FsFlags::ST_NOSUID));
+    if nosuid {
+        return format!("{path} is on a file system mounted nosuid: install it elsewhere, or remount without nosuid");
+    }
+    let name = capability.to_string().to_lowercase();
+    let setuid_root = std::fs::metadata("/proc/self/exe").is_ok_and(|m| m.mode() & 0o4000 != 0 && m.uid() == 0);
+    if !setuid_root {
+        return format!(
+            "{path} is neither setuid root nor does it carry {name}: as root run `chmod 4755 {path}` or `setcap {name}=ep {path}`"
+        );
+    }
+    format!(
+        "{path} is setuid root, but {name} is missing here: it is outside the bounding set, or root is not mapped in this user namespace"
+    )
+}
+
+fn read(set: CapSet) -> Result<CapsHashSet, Failure> {
+    caps::read(None, set).map_err(|e| cap_step("capability", &e))
+}
+
+fn step(operation: &str, error: Errno) -> Failure {
+    Failure::new(format!("{operation}: {}", error.desc()))
+}
+
+fn cap_step(set: &str, error: &caps::errors::CapsError) -> Failure {
+    Failure::new(format!("cannot change the {set} set: {error}"))
+}

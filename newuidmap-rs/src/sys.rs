@@ -1,0 +1,97 @@
+//! Every `unsafe` block of the privileged programs: system calls that nix and caps do not wrap.
+
+#![allow(unsafe_code)]
+
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// Removes every variable from the environment (clearenv(3)).
+///
+/// # Errors
+/// ENOMEM, when the C library says that it failed.
+pub fn clear_environment() -> Result<(), Errno> {
+    // SAFETY: called before any other thread exists, and no reference into the environment is held.
+    if unsafe { libc::clearenv() } == 0 { Ok(()) } else { Err(Errno::ENOMEM) }
+}
+
+/// Stops the three interval timers, which survive an exec (setitimer(2)).
+///
+/// # Errors
+/// The kernel's, which has none for these arguments.
+pub fn stop_timers() -> Result<(), Errno> {
+    let zero = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let never = libc::itimerval { it_interval: zero, it_value: zero };
+    for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        // SAFETY: `never` outlives the call, and a null pointer means that the old value is not wanted.
+        Errno::result(unsafe { libc::setitimer(timer, &never, core::ptr::null_mut()) })?;
+    }
+    Ok(())
+}
+
+/// Sets a signal to its default action, or to being ignored (signal(2)).
+///
+/// # Errors
+/// EINVAL for SIGKILL, SIGSTOP and numbers that are no signal.
+pub fn set_signal(signal: nix::sys::signal::Signal, ignore: bool) -> Result<(), Errno> {
+    let action = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: neither action is a handler, so no code runs in signal context.
+    if unsafe { libc::signal(signal as libc::c_int, action) } == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// A duplicate of the descriptor that the caller left open under the number `number`; close-on-exec, 3 or higher.
+///
+/// # Errors
+/// EBADF when nothing is open there; EMFILE.
+pub fn duplicate(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: `number` is not -1, the borrow ends with this call, and the kernel checks whether it is open.
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    let copy = nix::fcntl::fcntl(inherited, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) })
+}
+
+/// Whether the process of a pidfd still lives: signal 0 to it finds it (pidfd_send_signal(2)).
+///
+/// # Errors
+/// ESRCH when it is gone; EBADF when `pidfd` is none; ENOSYS before Linux 5.1. EPERM is no error: the process is there.
+pub fn pidfd_lives(pidfd: &OwnedFd) -> Result<(), Errno> {
+    let no_info = core::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for as long as `pidfd` is borrowed, and a null siginfo is allowed.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, no_info, 0) };
+    match Errno::result(sent) {
+        Ok(_) | Err(Errno::EPERM) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Marks every descriptor from 3 on close-on-exec (close_range(2), from Linux 5.11 on).
+///
+/// # Errors
+/// ENOSYS or EINVAL on older kernels.
+pub fn close_on_exec_from_3() -> Result<(), Errno> {
+    // SAFETY: only a flag of descriptors is changed, none is closed.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(done).map(drop)
+}
+
+/// Writes a message to the system log as `name`, facility authpriv: NOTICE for a grant, else WARNING (syslog(3)).
+///
+/// `name` is always given, because without it the C library takes argv\[0\], which the caller chooses (CVE-2023-6246).
+pub fn log(name: &'static CStr, granted: bool, message: &CStr) {
+    let severity = if granted { libc::LOG_NOTICE } else { libc::LOG_WARNING };
+    // SAFETY: `name` is static, as openlog keeps the pointer; the format is a constant that takes one string.
+    unsafe {
+        libc::openlog(name.as_ptr(), libc::LOG_PID, libc::LOG_AUTHPRIV);
+        libc::syslog(severity, c"%s".as_ptr(), message.as_ptr());
+    }
+}
+
+/// Ends the process at once: no destructor, no atexit handler, no flush (_exit(2)).
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: always sound; what is not flushed or destroyed is meant not to be.
+    unsafe { libc::_exit(libc::c_int::from(code)) }
+}

@@ -1,0 +1,200 @@
+//! Files of the administrator: opened so that only root can have written what is read, and read in constant memory.
+
+#![forbid(unsafe_code)]
+
+use crate::report::reason;
+use core::ops::ControlFlow;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, readlinkat};
+use nix::sys::stat::Mode;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Size of the only buffer, in bytes: no longer line can be read, and memory use does not depend on the file.
+const BUFFER: usize = 32 * 1024;
+
+/// A link to a link to a link ends here.
+const MAX_LINKS: usize = 8;
+
+/// Why a file is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// There is no such file.
+    Missing,
+    /// It is there but cannot be opened or must not be believed; the cause and the cure in words.
+    Refused(String),
+}
+
+/// An open file that root owns and nobody else can write.
+#[derive(Debug)]
+pub struct Trusted(File);
+
+impl Trusted {
+    /// Opens `path` for reading with the ids and capabilities of the moment. A symbolic link is followed only when
+    /// root owns it; the open file must be regular, owned by root, and not writable by group or others. Nothing is
+    /// waited for (a FIFO is refused, not read).
+    ///
+    /// # Errors
+    /// [`Distrust`].
+    pub fn open(path: &str) -> Result<Self, Distrust> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let mut at = PathBuf::from(path);
+        for _ in 0..MAX_LINKS {
+            match open(&at, flags, Mode::empty()) {
+                Ok(descriptor) => return Self::believe(File::from(descriptor), path),
+                Err(Errno::ELOOP) => at = follow(&at)?,
+                Err(Errno::ENOENT) => return Err(Distrust::Missing),
+                Err(Errno::EACCES) => {
+                    return Err(Distrust::Refused(format!(
+                        "cannot open {path}: Permission denied: it must be readable by everyone (chmod 644 {path})"
+                    )));
+                }
+                Err(error) => return Err(Distrust::Refused(format!("cannot open {path}: {}", error.desc()))),
+            }
+        }
+        Err(Distrust::Refused(format!("cannot open {path}: more than {MAX_LINKS} symbolic links")))
+    }
+
+    fn believe(file: File, path: &str) -> Result<Self, Distrust> {
+        let refuse = |why: &str| Err(Distrust::Refused(format!("{path} is not believed: {why}")));
+        let meta = file.metadata().map_err(|e| Distrust::Refused(format!("fstat {path}: {}", reason(&e))))?;
+        if !meta.is_file() {
+            return refuse("it is no regular file");
+        }
+        if meta.uid() != 0 {
+            return refuse(&format!("uid {} owns it, not root (chown root {path})", meta.uid()));
+        }
+        if meta.mode() & 0o022 != 0 {
+            return refuse(&format!("its mode {:04o} lets others write it (chmod go-w {path})", meta.mode() & 0o7777));
+        }
+        Ok(Self(file))
+    }
+
+    /// Calls `each` with the number (from 1) and the bytes of every line, from the beginning of the file; without the
+    /// newline, which the last line may lack. A line of 32 KiB or more is passed over. Stops early when told to.
+    ///
+    /// # Errors
+    /// What went wrong with reading, in words.
+    pub fn each_line(&mut self, mut each: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<(), String> {
+        self.0.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
+        let mut buffer = vec![0_u8; BUFFER];
+        let mut filled = 0_usize;
+        let mut number = 0_u64;
+        let mut passing_over = false;
+        loop {
+            let read = match self.0.read(buffer.get_mut(filled..).unwrap_or_default()) {
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(reason(&error)),
+            };
+            let end = filled.saturating_add(read);
+            let mut rest = buffer.get(..end).unwrap_or_default();
+            while let Some((line, after)) = split_line(rest) {
+                number = number.saturating_add(1);
+                rest = after;
+                if !core::mem::take(&mut passing_over) && each(number, line).is_break() {
+                    return Ok(());
+                }
+            }
+            if read == 0 {
+                if !rest.is_empty() && !passing_over {
+                    let _ = each(number.saturating_add(1), rest);
+                }
+                return Ok(());
+            }
+            let left = rest.len();
+            if left >= BUFFER {
+                passing_over = true;
+            }
+            filled = if passing_over { 0 } else { left };
+            buffer.copy_within(end.saturating_sub(filled)..end, 0);
+        }
+    }
+}
+
+/// Where a symbolic link that root owns leads to.
+fn follow(link: &Path) -> Result<PathBuf, Distrust> {
+    let shown = link.display();
+    let failed = |error: Errno| Distrust::Refused(format!("cannot read the symbolic link {shown}: {}", error.desc()));
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let descriptor = File::from(open(link, flags, Mode::empty()).map_err(failed)?);
+    let owner = descriptor.metadata().map_err(|e| Distrust::Refused(format!("fstat {shown}: {}", reason(&e))))?.uid();
+    if owner != 0 {
+        return Err(Distrust::Refused(format!(
+            "{shown} is not believed: it is a symbolic link of uid {owner}, not of root"
+        )));
+    }
+    let to = readlinkat(&descriptor, "").map_err(failed)?;
+    Ok(link.parent().unwrap_or(Path::new("/")).join(to))
+}
+
+/// The first line of `bytes` and what follows its newline; `None` when there is no newline.
+///
+/// Eight bytes at a time: the classic test for a zero byte in a word, on the word with every newline turned to zero.
+#[inline]
+#[must_use]
+pub fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let (words, _) = bytes.as_chunks::<8>();
+    let mut at = 0_usize;
+    for word in words {
+        let word = u64::from_le_bytes(*word) ^ (ONES.wrapping_mul(b'\n' as u64));
+        let zeros = word.wrapping_sub(ONES) & !word & HIGHS;
+        if zeros != 0 {
+            // Bytes after the first zero may be marked wrongly, the first never.
+            at = at.wrapping_add((zeros.trailing_zeros() / 8) as usize);
+            return bytes.split_at_checked(at).map(|(line, rest)| (line, rest.get(1..).unwrap_or_default()));
+        }
+        at = at.wrapping_add(8);
+    }
+    let tail = bytes.get(at..)?.iter().position(|b| *b == b'\n')?;
+    bytes.split_at_checked(at.wrapping_add(tail)).map(|(line, rest)| (line, rest.get(1..).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn lines_of(content: &[u8]) -> Vec<(u64, usize)> {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, content).unwrap();
+        let mut seen = Vec::new();
+        let mut file = Trusted(file);
+        file.each_line(|number, line| {
+            seen.push((number, line.len()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        seen
+    }
+
+    #[test]
+    fn a_line_longer_than_the_buffer_costs_only_itself() {
+        let mut content = b"a\n".to_vec();
+        content.extend(vec![b'x'; 1_000_000]);
+        content.extend(b"\nbc\n\nlast");
+        assert_eq!(lines_of(&content), [(1, 1), (3, 2), (4, 0), (5, 4)]);
+        assert_eq!(lines_of(b""), []);
+        assert_eq!(lines_of(&vec![b'x'; BUFFER]), []);
+        assert_eq!(lines_of(&vec![b'x'; BUFFER - 1]), [(1, BUFFER - 1)]);
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_those_of_a_plain_split(content in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..300)) {
+            let mut rest = content.as_slice();
+            let mut ours = Vec::new();
+            while let Some((line, after)) = split_line(rest) {
+                ours.push(line.to_vec());
+                rest = after;
+            }
+            ours.push(rest.to_vec());
+            let plain: Vec<Vec<u8>> = content.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+            prop_assert_eq!(ours, plain);
+        }
+    }
+}
