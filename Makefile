@@ -1,0 +1,74 @@
+# userns-helpers: build, check, demonstrate, measure, install. The work is in packaging/ and tests/.
+
+# Settings, for the command line: make install PREFIX=/usr DESTDIR=/tmp/stage
+PREFIX  = /usr/local
+DESTDIR =
+CAPS    =
+LINKAGE = auto
+DIST    = target/dist
+SECONDS = 60
+TESTFLAGS =
+export PREFIX DESTDIR CAPS LINKAGE DIST
+
+# The tests take the programs as they are shipped.
+HELPERS_DIR = $(abspath $(DIST))
+
+.PHONY: build help musl-std packages style test test-theirs check bench demo fuzz install uninstall clean
+.NOTPARALLEL:
+
+build:
+	@packaging/build
+
+help:
+	@echo 'make             build all programs into $(DIST); prints how they are linked'
+	@echo '                 LINKAGE=auto|musl|glibc (auto: musl where a musl standard library is at hand)'
+	@echo 'make musl-std    build a musl standard library from Debian packages, once (two minutes, no root)'
+	@echo 'make check       install what is missing, build, and run every test (root for the kernel tests)'
+	@echo 'make demo        an ordinary user starts a container of this host (root; changes nothing)'
+	@echo 'make bench       tables: ours beside the originals (root)'
+	@echo 'make fuzz        fuzz the parsers for SECONDS=60 each (nightly Rust)'
+	@echo 'make install     PREFIX=/usr/local DESTDIR= ; newuidmap, newgidmap mode 4755, or CAPS=1: file capabilities'
+	@echo 'make uninstall   the same settings'
+	@echo 'make style, make test, make test-theirs    parts of make check'
+	@echo 'make clean       remove target/, the musl standard library included'
+
+musl-std:
+	@packaging/musl-std target/musl-std
+
+packages:
+	@packaging/host-packages
+
+style:
+	cargo fmt --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	mandoc -Tlint -W warning man/*.[1-8]
+	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny check bans; fi
+
+test: build
+	HELPERS_DIR=$(HELPERS_DIR) cargo test --locked --workspace $(TESTFLAGS)
+
+# The same suite against the originals: what it asks for is what they do, but for a written list of differences.
+test-theirs: build
+	UNDER_TEST=theirs HELPERS_DIR=$(HELPERS_DIR) cargo test --locked -p tests --test idmap $(TESTFLAGS)
+
+check:
+	@packaging/check
+
+bench: build
+	@packaging/bench
+
+demo:
+	@tests/demo
+
+fuzz:
+	@tests/fuzz/run $(SECONDS)
+
+install:
+	@packaging/install install
+
+uninstall:
+	@packaging/install uninstall
+
+clean:
+	cargo clean
+	rm -rf target
