@@ -111,6 +111,29 @@ pub fn look_up(uid: u32) -> Result<Account, Failure> {
     Ok(Account { names: found.into_iter().map(|(_, name)| name).collect(), gid })
 }
 
+/// The uid in the first line of /etc/passwd with this name.
+///
+/// # Errors
+/// As [`look_up`].
+pub fn uid_of_name(name: &[u8]) -> Result<Option<u32>, Failure> {
+    let mut passwd = match Trusted::open(PASSWD) {
+        Ok(file) => file,
+        Err(Distrust::Missing) => return Ok(None),
+        Err(Distrust::Refused(why)) => return Err(Failure::new(why)),
+    };
+    let mut found = None;
+    passwd
+        .each_line(|_, line| match parse_passwd(line) {
+            Some((its_name, uid, _)) if its_name == name => {
+                found = Some(uid);
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        })
+        .map_err(|why| Failure::new(format!("read {PASSWD}: {why}")))?;
+    Ok(found)
+}
+
 /// Asks `getent passwd KEY`, which loads whatever nsswitch.conf names into a process of its own, with an empty
 /// environment and a time limit. As root (`as_root`) its ids are all root's, so that the caller cannot trace it and
 /// forge the answer. `None`: no such entry, no getent, or no answer in time.

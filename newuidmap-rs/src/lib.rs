@@ -21,6 +21,7 @@
     )
 )]
 
+pub mod allotment;
 pub mod apply;
 pub mod caller;
 pub mod enter;

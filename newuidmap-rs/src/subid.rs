@@ -19,7 +19,7 @@ const MAX_PIECES: usize = 2048;
 /// How a user can be named in the owner field.
 #[derive(Clone, Debug)]
 pub struct Owner {
-    uid: String,
+    uid: Option<String>,
     names: Vec<Vec<u8>>,
 }
 
@@ -28,20 +28,25 @@ impl Owner {
     #[must_use]
     pub fn new(uid: u32, names: &[Vec<u8>]) -> Self {
         let names = names.iter().filter(|name| !name.iter().all(u8::is_ascii_digit)).cloned().collect();
-        Self { uid: uid.to_string(), names }
+        Self { uid: Some(uid.to_string()), names }
     }
 
-    fn is(&self, field: &[u8]) -> bool {
-        field == self.uid.as_bytes() || self.names.iter().any(|name| name == field)
+    /// A name that belongs to no account: lines with this name are its own, no uid is.
+    #[must_use]
+    pub fn unknown(name: &[u8]) -> Self {
+        Self { uid: None, names: vec![name.to_vec()] }
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &[u8]> {
+        self.uid.iter().map(String::as_bytes).chain(self.names.iter().map(Vec::as_slice))
     }
 
     /// Whether the line's owner field is this owner: the fast test that almost every line of a large file fails.
     #[inline]
     fn owns(&self, line: &[u8]) -> bool {
-        let begins = |field: &[u8]| {
+        self.fields().any(|field| {
             line.first() == field.first() && line.get(field.len()) == Some(&b':') && line.starts_with(field)
-        };
-        begins(self.uid.as_bytes()) || self.names.iter().any(|name| begins(name))
+        })
     }
 }
 
@@ -74,7 +79,7 @@ fn decorated(line: &[u8], owner: &Owner) -> Line {
     let field = line.split(|b| *b == b':').next().unwrap_or_default().trim_ascii();
     let digits = field.strip_prefix(b"+").unwrap_or(field);
     let digits = digits.iter().position(|b| *b != b'0').and_then(|at| digits.get(at..)).unwrap_or_default();
-    if owner.is(field) || digits == owner.uid.as_bytes() {
+    if owner.fields().any(|own| own == field || own == digits) {
         Line::Ignored("the owner field must be a name or plain digits, without blanks, sign or leading zeros")
     } else {
         Line::Other
