@@ -11,8 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::differences::Does;
 use crate::sys;
 use crate::target::Target;
+use crate::tracer::{self, Stop};
 use crate::world::{Kind, User, World};
 
 /// Longer than any call takes on a loaded machine; a program that is still there hangs.
@@ -231,6 +233,34 @@ impl Call {
         Running { pid, outputs, done: false }
     }
 
+    /// Starts it under the tracer of [`crate::tracer`], stopped right after its exec.
+    ///
+    /// # Panics
+    /// When the kernel has no PTRACE_SEIZE or the exec fails.
+    #[must_use]
+    pub fn start_traced(self) -> Running {
+        let (read, write) = sys::pipe().expect("pipe");
+        let running = self
+            .as_user(move || {
+                let mut byte = [0];
+                let _ = nix::unistd::read(&read, &mut byte);
+            })
+            .start();
+        sys::seize(running.pid).unwrap_or_else(|error| panic!("PTRACE_SEIZE: {error}"));
+        // A seized process runs until it stops by itself, so it is interrupted before it may go on to its exec.
+        nix::sys::ptrace::interrupt(running.pid).expect("PTRACE_INTERRUPT");
+        let (status, _) = sys::wait(running.pid, libc::__WALL).expect("wait").expect("a status");
+        nix::unistd::write(&write, b"g").expect("go");
+        assert!(libc::WIFSTOPPED(status), "the program ended before its exec: status {status:#x}");
+        loop {
+            match tracer::next(running.pid) {
+                Stop::Exec => return running,
+                Stop::Gone(status) => panic!("the program ended before its exec: status {status:#x}"),
+                _ => {}
+            }
+        }
+    }
+
     /// Starts it and waits for its end.
     #[must_use]
     pub fn run(self, world: &mut World) -> Outcome {
@@ -284,6 +314,24 @@ impl Running {
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Its output and end after the tracer has seen [`Stop::Gone`] with `status`.
+    #[must_use]
+    pub fn gone(mut self, status: i32, world: &mut World) -> Outcome {
+        self.done = true;
+        world.drain_log();
+        for output in &mut self.outputs {
+            let mut buffer = [0; 65536];
+            while let Some(pipe) = &output.pipe {
+                match nix::unistd::read(pipe, &mut buffer) {
+                    Ok(0) | Err(_) => output.pipe = None,
+                    Ok(count) => output.bytes.extend_from_slice(&buffer[..count]),
+                }
+            }
+        }
+        let [stdout, stderr] = [0, 1].map(|index| std::mem::take(&mut self.outputs[index].bytes));
+        Outcome { status, peak: 0, stdout, stderr }
     }
 
     /// Reads its output to the end and waits for its own end. Syslog is received meanwhile.
@@ -391,6 +439,7 @@ impl Outcome {
     }
 
     /// It exited with `code`.
+    #[track_caller]
     pub fn assert_code(&self, code: i32, why: &str) {
         assert_eq!(
             self.code(),
@@ -402,12 +451,14 @@ impl Outcome {
     }
 
     /// It exited with 0 and printed nothing.
+    #[track_caller]
     pub fn assert_silent(&self, why: &str) {
         self.assert_code(0, why);
         assert_eq!((self.out(), self.text()), (String::new(), String::new()), "{why}: success is silent");
     }
 
     /// It exited with 1 and printed exactly one line, to standard error, that begins with `PROGRAM: `.
+    #[track_caller]
     pub fn assert_one_line(&self, program: &str, why: &str) {
         self.assert_code(1, why);
         let text = self.text();
@@ -435,12 +486,28 @@ pub struct Answer {
 
 impl Answer {
     /// It succeeded silently, and the kernel has exactly `triples`.
+    #[track_caller]
     pub fn granted(&self, triples: &str, why: &str) {
         self.outcome.assert_silent(why);
-        assert_eq!(self.target.map(self.kind), parse(triples), "{why}");
+        let mut wanted = parse(triples);
+        if wanted.len() > 5 {
+            // From six extents on the kernel keeps them sorted (kernel/user_namespace.c, UID_GID_MAP_MAX_BASE_EXTENTS).
+            wanted.sort_unstable();
+        }
+        assert_eq!(self.target.map(self.kind), wanted, "{why}");
+    }
+
+    /// It did as the table of differences, or a row of the specification, says.
+    #[track_caller]
+    pub fn did(&self, what: Does, triples: &str, why: &str) {
+        match what {
+            Does::Grants => self.granted(triples, why),
+            Does::Refuses => self.refused(why),
+        }
     }
 
     /// It exited with 1 and changed nothing.
+    #[track_caller]
     pub fn refused(&self, why: &str) {
         self.outcome.assert_code(1, why);
         assert_eq!(self.outcome.out(), "", "{why}: nothing goes to standard output");
@@ -448,6 +515,7 @@ impl Answer {
     }
 
     /// It exited with 1, changed nothing, and its message holds each of `words`; ours is one line.
+    #[track_caller]
     pub fn refused_with(&self, world: &World, words: &[&str], why: &str) {
         self.refused(why);
         if world.ours() {
@@ -457,6 +525,7 @@ impl Answer {
     }
 
     /// Its message holds each of `words`, in any case of letters.
+    #[track_caller]
     pub fn says(&self, words: &[&str], why: &str) {
         let text = self.outcome.text();
         for word in words {

@@ -91,6 +91,7 @@ fn outside(name: &str, must_run: bool) -> Result<Completion, Failed> {
     let output = Command::new("/proc/self/exe")
         .args([WORLD, name])
         .stdin(Stdio::null())
+        .env("RUST_BACKTRACE", "0")
         .output()
         .map_err(|error| format!("cannot start the trial's process: {error}"))?;
     let text = String::from_utf8_lossy(&output.stderr);

@@ -86,6 +86,7 @@ impl Target {
     }
 
     /// Nothing has been written: both maps are empty and setgroups is allowed.
+    #[track_caller]
     pub fn assert_untouched(&self, why: &str) {
         for kind in Kind::BOTH {
             assert_eq!(self.map(kind), Vec::<[u64; 3]>::new(), "{} was written: {why}", kind.map());

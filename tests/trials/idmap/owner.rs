@@ -1,0 +1,199 @@
+//! Who may map for which process.
+
+use std::path::Path;
+
+use nix::unistd::{Uid, setresuid};
+use tests::world::USERS_GID;
+use tests::{ALICE, Answer, BOB, Does, Kind, ROOT, Target, Trial, User, World, expected};
+
+/// alice's request while her real gid is `gid`, for a target with the same ids.
+fn after_newgrp(world: &mut World, kind: Kind, gid: u32, triples: &str) -> Answer {
+    let target = Target::with_gid(ALICE, gid, &[]);
+    let call = world.helper(kind).as_is().as_root(move || ALICE.become_with_gid(gid, &[]));
+    let call = call.arg(target.pid().to_string()).words(triples);
+    world.answer(kind, target, call)
+}
+
+fn as_user(world: &mut World, kind: Kind, user: User, target: Target, triples: &str) -> Answer {
+    let call = world.helper(kind).user(user).arg(target.pid().to_string()).words(triples);
+    world.answer(kind, target, call)
+}
+
+/// A user without an entry in /etc/passwd.
+const CAROL: User = User { name: "carol", uid: 1003, gid: 1103 };
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::new("another user's target is refused, and so is root's", |world| {
+            for kind in Kind::BOTH {
+                world.ask_for(kind, Target::new(BOB), "0 100000 10").refused("bob's");
+                world.ask_for(kind, Target::new(ROOT), "0 100000 10").refused("root's");
+                let own = kind.own(ALICE);
+                world.ask_for(kind, Target::new(BOB), &format!("0 {own} 1")).refused("bob's, self map");
+            }
+        }),
+        Trial::new("a range that is granted to bob only is refused", |world| {
+            for kind in Kind::BOTH {
+                world.ask(kind, "0 300000 10").refused("bob's range");
+                world.ask(kind, "0 100000 10 10 300000 1").refused("alice's range and one id of bob's");
+            }
+        }),
+        Trial::new("a target of the caller's uid with another gid is refused", |world| {
+            for kind in Kind::BOTH {
+                let answer = world.ask_for(kind, Target::with_gid(ALICE, BOB.gid, &[]), "0 100000 10");
+                answer.refused_with(world, &["owned by a different user", "st_gid:1102"], "gid of bob");
+            }
+        }),
+        Trial::new("the target's effective ids count", |world| {
+            for kind in Kind::BOTH {
+                let target = Target::with(|| {
+                    ROOT.become_with_gid(ALICE.gid, &[]);
+                    let [real, effective] = [ALICE.uid, BOB.uid].map(Uid::from_raw);
+                    setresuid(real, effective, real).expect("setresuid");
+                    tests::sys::prctl(libc::PR_SET_DUMPABLE, 1).expect("dumpable");
+                    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).expect("unshare");
+                });
+                world.ask_for(kind, target, "0 100000 10").refused("effective uid is bob's");
+            }
+        }),
+        Trial::new("a caller whose gid is not that of his passwd entry is refused", |world| {
+            for kind in Kind::BOTH {
+                let answer = after_newgrp(world, kind, USERS_GID, "0 100000 10");
+                answer.refused_with(
+                    world,
+                    &["owned by a different user", "gid:1150 pw_gid:1101 st_gid:1150"],
+                    "newgrp",
+                );
+            }
+        }),
+        Trial::new("GRANT_AUX_GROUP_SUBIDS yes lets another gid of the caller in", |world| {
+            for kind in Kind::BOTH {
+                for (line, does) in [
+                    ("GRANT_AUX_GROUP_SUBIDS yes\n", Does::Grants),
+                    ("GRANT_AUX_GROUP_SUBIDS\tyes\n", Does::Grants),
+                    ("  GRANT_AUX_GROUP_SUBIDS   yes  \n", Does::Grants),
+                    ("GRANT_AUX_GROUP_SUBIDS YES\n", Does::Grants),
+                    ("MAIL_DIR /var/mail\n\n# text\nGRANT_AUX_GROUP_SUBIDS yes", Does::Grants),
+                    ("GRANT_AUX_GROUP_SUBIDS no\n", Does::Refuses),
+                    ("#GRANT_AUX_GROUP_SUBIDS yes\n", Does::Refuses),
+                    ("GRANT_AUX_GROUP_SUBIDSX yes\n", Does::Refuses),
+                    ("XGRANT_AUX_GROUP_SUBIDS yes\n", Does::Refuses),
+                    ("GRANT_AUX_GROUP_SUBIDS\n", Does::Refuses),
+                    ("GRANT_AUX_GROUP_SUBIDS yesterday\n", Does::Refuses),
+                    ("", Does::Refuses),
+                ] {
+                    world.write("/etc/login.defs", line);
+                    after_newgrp(world, kind, USERS_GID, "0 100000 10").did(does, "0 100000 10", line);
+                }
+            }
+        }),
+        Trial::new(
+            "GRANT_AUX_GROUP_SUBIDS does not let another user's target or another gid of the target in",
+            |world| {
+                world.write("/etc/login.defs", "GRANT_AUX_GROUP_SUBIDS yes\n");
+                for kind in Kind::BOTH {
+                    world.ask_for(kind, Target::new(BOB), "0 100000 10").refused("bob's");
+                    world
+                        .ask_for(kind, Target::with_gid(ALICE, USERS_GID, &[]), "0 100000 10")
+                        .refused("the gids of caller and target differ");
+                }
+            },
+        ),
+        Trial::new("without /etc/login.defs the gid rule holds", |world| {
+            world.remove("/etc/login.defs");
+            for kind in Kind::BOTH {
+                world.ask(kind, "0 100000 10").granted("0 100000 10", "primary gid");
+                after_newgrp(world, kind, USERS_GID, "0 100000 10").refused("newgrp");
+            }
+        }),
+        Trial::new("root has no exemption", |world| {
+            for kind in Kind::BOTH {
+                as_user(world, kind, ROOT, Target::new(ALICE), "0 100000 10").refused("alice's process");
+                as_user(world, kind, ROOT, Target::new(ROOT), "0 100000 10")
+                    .refused("root's own process, no line of root's");
+                world.append(kind.file(), "root:500000:10\n");
+                as_user(world, kind, ROOT, Target::new(ROOT), "0 500000 10").granted("0 500000 10", "a line of root's");
+                as_user(world, kind, ROOT, Target::new(ALICE), "0 500000 10").refused("alice's process, root's range");
+            }
+        }),
+        Trial::new("a caller without a passwd entry is granted by a numeric line", |world| {
+            for kind in Kind::BOTH {
+                world.append(kind.file(), "1003:400000:10\n");
+                let answer = as_user(world, kind, CAROL, Target::new(CAROL), "0 400000 10");
+                answer.did(expected("caller without a passwd entry, numeric line"), "0 400000 10", "numeric line");
+                as_user(world, kind, CAROL, Target::new(CAROL), "0 400000 11").refused("one too many");
+                as_user(world, kind, CAROL, Target::new(BOB), "0 400000 10").refused("bob's process");
+            }
+        }),
+        Trial::new("a caller without a passwd entry and without a numeric line is told so", |world| {
+            for kind in Kind::BOTH {
+                world.append(kind.file(), "carol:400000:10\n");
+                let answer = as_user(world, kind, CAROL, Target::new(CAROL), "0 400000 10");
+                answer.refused("no name");
+                answer.says(&["Cannot determine your user name."], "no name");
+                if world.ours() {
+                    answer.outcome.assert_one_line(kind.program(), "no name");
+                }
+            }
+        }),
+        Trial::new("every name of the caller's uid counts, and the first line of a name counts", |world| {
+            world.append("/etc/passwd", "alias:x:1001:1101::/:/bin/sh\nalice:x:1002:1102::/:/bin/sh\n");
+            for kind in Kind::BOTH {
+                world.write(kind.file(), "alias:400000:10\nalice:100000:10\n");
+                world.ask(kind, "0 400000 10 10 100000 10").granted("0 400000 10 10 100000 10", "both names");
+                let answer = as_user(world, kind, BOB, Target::new(BOB), "0 100000 10");
+                answer.refused("bob's uid in a later line of alice");
+            }
+        }),
+        Trial::new("a passwd file with broken lines costs only those lines", |world| {
+            let broken = format!(
+                "\n:x:1001:1101::/:\n#c:x:1001:1101\nx\nalice\n{}:x:1:1::/:/\nalice:x:100a:1101::/:\n+alice::::::\n\0\u{1}\nalice:x:1001:1101::/home/alice:/bin/sh\n",
+                "y".repeat(100_000)
+            );
+            world.needs_ours("promise about such lines");
+            world.write("/etc/passwd", broken);
+            for kind in Kind::BOTH {
+                world.ask(kind, "0 100000 10").granted("0 100000 10", "broken lines before alice's");
+            }
+        }),
+        Trial::new("without /etc/passwd only numeric lines grant", |world| {
+            world.needs_ours("numeric lines without a passwd entry");
+            world.remove("/etc/passwd");
+            for kind in Kind::BOTH {
+                world.ask(kind, "0 100000 10").refused("named line");
+                world.write(kind.file(), "1001:100000:10\n");
+                world.ask(kind, "0 100000 10").granted("0 100000 10", "numeric line");
+            }
+        }),
+        Trial::new("loginuid is not consulted", |world| {
+            if !Path::new("/proc/self/loginuid").exists() {
+                world.ignore("needs a kernel with auditing: no /proc/self/loginuid");
+            }
+            for kind in Kind::BOTH {
+                let target = Target::new(ALICE);
+                let call = world
+                    .helper(kind)
+                    .as_root(|| std::fs::write("/proc/self/loginuid", BOB.uid.to_string()).expect("loginuid"));
+                let call = call.arg(target.pid().to_string()).words("0 300000 10");
+                world.answer(kind, target, call).refused("bob's range");
+            }
+        }),
+        Trial::new(
+            "a target of the caller that is in the caller's own user namespace is refused by the kernel and stays as it is",
+            |world| {
+                for kind in Kind::BOTH {
+                    let target = Target::without_user_namespace(ALICE);
+                    let before = target.map(kind);
+                    let call = world.helper(kind).arg(target.pid().to_string()).words("0 100000 10");
+                    let answer = world.answer(kind, target, call);
+                    answer.outcome.assert_code(1, "initial user namespace");
+                    assert_eq!(answer.target.map(kind), before);
+                    if world.ours() {
+                        answer.outcome.assert_one_line(kind.program(), "initial user namespace");
+                        answer.says(&[&format!("{}_map failed", kind.id()), "user namespace"], "names the cause");
+                    }
+                }
+            },
+        ),
+    ]
+}
