@@ -1,0 +1,198 @@
+//! `spawn run` of a static /bin/true beside other ways to start it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{chown, symlink};
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::fixture::{COUNT, Fixture};
+use crate::measure::{Command, Linkage, Times, find, verdict};
+
+const WARM_UP: usize = 2;
+
+struct Row {
+    name: &'static str,
+    command: Command,
+    /// The most that `spawn` may take of this peer's time.
+    goal: Option<f64>,
+    times: Times,
+}
+
+/// Prints the table. `dir` has our programs; `scale` multiplies the number of rounds.
+pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
+    println!("\n## Starting a container\n");
+    let spawn = dir.join("spawn");
+    if !spawn.is_file() {
+        println!("{}: not there, so nothing to compare", spawn.display());
+        return Ok(());
+    }
+    let Some(busybox) = find("busybox") else {
+        println!("no busybox on this host (apt: busybox-static), so no rootfs to start");
+        return Ok(());
+    };
+    if Linkage::of(&busybox)? == Linkage::Dynamic {
+        println!("{} is dynamic (apt: busybox-static), so it cannot run in a rootfs of its own", busybox.display());
+        return Ok(());
+    }
+    let rootfs = make_rootfs(fixture, &busybox)?;
+    make_bundle(fixture, &rootfs)?;
+    // crun refuses a hybrid hierarchy: everyone is shown cgroup2 alone.
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
+    }
+
+    for name in ["newuidmap", "newgidmap"] {
+        fixture.copy(&dir.join(name), "ours", 0o4755)?;
+    }
+    let spawn = fixture.copy(&spawn, "ours", 0o755)?;
+    let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let env = |path: &str| {
+        vec![
+            format!("PATH={path}"),
+            format!("HOME={}", fixture.home().display()),
+            format!("XDG_RUNTIME_DIR={}", fixture.runtime().display()),
+            "LC_ALL=C".to_owned(),
+        ]
+    };
+    let theirs = env(system);
+    let ours = env(&format!("{}:{system}", fixture.dir.join("ours").display()));
+    let root = rootfs.display();
+    let home = fixture.home();
+    let home = home.display();
+    let mut rows = vec![Row {
+        name: "spawn run",
+        command: Command::new(&spawn, format!("run {root} -- /bin/true").split(' '), &ours),
+        goal: None,
+        times: Times::default(),
+    }];
+    let all = "--mount --pid --fork --net --ipc --uts --cgroup";
+    let peers = [
+        (
+            "crun run",
+            "crun",
+            format!("--root {home}/crun --cgroup-manager=disabled run -b {home}/bundle c1"),
+            Some(0.25),
+        ),
+        ("lxc-start -F", "lxc-start", format!("-P {home}/lxc -n c1 -f {home}/lxc.conf -F -- /bin/true"), Some(0.125)),
+        ("lxc-execute", "lxc-execute", format!("-P {home}/lxc -n c2 -f {home}/lxc.conf -- /bin/true"), None),
+        (
+            "unshare --map-auto (no /dev, no pivot_root)",
+            "unshare",
+            format!("--user --map-auto {all} --root {root} --mount-proc --setuid 0 --setgid 0 /bin/true"),
+            None,
+        ),
+        (
+            "bwrap (one id)",
+            "bwrap",
+            format!("--unshare-all --uid 0 --gid 0 --ro-bind {root} / --proc /proc --dev /dev /bin/true"),
+            None,
+        ),
+    ];
+    for (name, program, words, goal) in peers {
+        match find(program) {
+            Some(path) => {
+                let command = Command::new(&path, words.split(' '), &theirs);
+                rows.push(Row { name, command, goal, times: Times::default() });
+            }
+            None => println!("{name}: not installed"),
+        }
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    let rounds = (41.0 * scale).max(10.0) as usize;
+    fixture.subordinate(10)?;
+    fixture.as_user(|| {
+        let scratch = fixture.home().join("scratch");
+        // One that cannot run here is named with what it said and left out.
+        let mut able = Vec::new();
+        for row in rows {
+            let (code, output) = row.command.output(&scratch)?;
+            if code == 0 {
+                able.push(row);
+            } else {
+                let said = output.lines().last().unwrap_or_default();
+                println!("{}: exit code {code} ({said}), so not measured", row.name);
+            }
+        }
+        for round in 0..rounds + WARM_UP {
+            for row in &mut able {
+                let (time, ended) = row.command.time()?;
+                if ended.code != 0 {
+                    return Err(io::Error::other(format!("{}: exit code {} in round {round}", row.name, ended.code)));
+                }
+                if round >= WARM_UP {
+                    row.times.add(time);
+                }
+            }
+        }
+        if able.is_empty() || able[0].name != "spawn run" {
+            return Err(io::Error::other("spawn run failed, so there is nothing to compare"));
+        }
+        println!("/bin/true (static) in a busybox rootfs, as an ordinary user, whole subordinate range unless said,");
+        println!("{rounds} rounds. Times in ms: median (minimum); ratio: median of spawn's time by the peer's.\n");
+        println!("| command | time | ratio | goal | |");
+        println!("|---|---:|---:|---:|---|");
+        let spawn = able[0].times.clone();
+        for row in &able {
+            let ratio = spawn.ratio(&row.times);
+            let (goal, met) = match row.goal {
+                Some(goal) => (goal.to_string(), verdict(ratio <= goal)),
+                None => ("-".to_owned(), ""),
+            };
+            println!("| {} | {} | {ratio:.3} | {goal} | {met} |", row.name, row.times.text());
+        }
+        Ok(())
+    })
+}
+
+/// A rootfs with one program, owned by the first subordinate id, which is root inside.
+fn make_rootfs(fixture: &Fixture, busybox: &Path) -> io::Result<std::path::PathBuf> {
+    let rootfs = fixture.dir.join("rootfs");
+    for directory in ["bin", "dev", "etc", "proc", "sys", "tmp", "run", "root", "sbin", "usr", "var"] {
+        fs::create_dir_all(rootfs.join(directory))?;
+    }
+    fs::copy(busybox, rootfs.join("bin/busybox"))?;
+    symlink("busybox", rootfs.join("bin/true"))?;
+    symlink("busybox", rootfs.join("bin/sh"))?;
+    fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n")?;
+    fs::write(rootfs.join("etc/group"), "root:x:0:\n")?;
+    let owner = Some(fixture.first);
+    for path in ["", "bin", "dev", "etc", "proc", "sys", "tmp", "run", "root", "sbin", "usr", "var", "bin/busybox"] {
+        chown(rootfs.join(path), owner, owner)?;
+    }
+    Ok(rootfs)
+}
+
+/// What crun and LXC read: the same rootfs, the same map, the same namespaces.
+fn make_bundle(fixture: &Fixture, rootfs: &Path) -> io::Result<()> {
+    let home = fixture.home();
+    let (first, root) = (fixture.first, rootfs.display());
+    for directory in ["bundle", "lxc"] {
+        fs::create_dir(home.join(directory))?;
+        chown(home.join(directory), Some(fixture.id), Some(fixture.id))?;
+    }
+    let map = format!(r#"[ {{ "containerID": 0, "hostID": {first}, "size": {COUNT} }} ]"#);
+    fs::write(
+        home.join("bundle/config.json"),
+        format!(
+            r#"{{ "ociVersion": "1.0.0", "root": {{ "path": "{root}" }},
+  "process": {{ "user": {{ "uid": 0, "gid": 0 }}, "cwd": "/", "args": [ "/bin/true" ] }},
+  "mounts": [ {{ "destination": "/proc", "type": "proc", "source": "proc" }},
+    {{ "destination": "/dev", "type": "tmpfs", "source": "tmpfs" }},
+    {{ "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": [ "newinstance", "ptmxmode=0666" ] }},
+    {{ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [ "ro" ] }} ],
+  "linux": {{ "uidMappings": {map}, "gidMappings": {map},
+    "namespaces": [ {{ "type": "user" }}, {{ "type": "mount" }}, {{ "type": "pid" }}, {{ "type": "network" }},
+      {{ "type": "ipc" }}, {{ "type": "uts" }}, {{ "type": "cgroup" }} ] }} }}
+"#
+        ),
+    )?;
+    fs::write(
+        home.join("lxc.conf"),
+        format!(
+            "lxc.idmap = u 0 {first} {COUNT}\nlxc.idmap = g 0 {first} {COUNT}\nlxc.rootfs.path = dir:{root}\n\
+             lxc.uts.name = c1\nlxc.mount.auto = proc sys:ro\nlxc.net.0.type = empty\n"
+        ),
+    )
+}
