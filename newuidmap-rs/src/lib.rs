@@ -35,3 +35,4 @@ pub mod subid;
 pub mod sys;
 pub mod target;
 pub mod trusted;
+pub mod userns;

@@ -138,10 +138,11 @@ fn ground(at: usize, extent: Extent, facts: &Facts<'_>) -> Result<Ground, Refusa
             for (line, reason) in facts.coverage.ignored.iter().take(2) {
                 why.push_str(&format!("; line {line} is ignored: {reason}"));
             }
-            why.push_str(&format!(
-                "; an administrator can add \"{}:{}:{}\"",
-                facts.caller_name, extent.outside, extent.count
-            ));
+            why.push_str(if facts.coverage.grant_count > 0 {
+                "; `idmap plan` prints a map of what is granted"
+            } else {
+                "; an administrator can add a line NAME:START:65536 (usermod --add-subuids, --add-subgids)"
+            });
             why
         }
     };
@@ -172,11 +173,11 @@ impl fmt::Display for Refusal {
         match self {
             Self::Owner { caller, target, account_gid, name } => owner_text(f, *caller, *target, *account_gid, name),
             Self::Range { kind, extent, why } => {
-                let (word, map) = (kind.word(), kind.map_program());
+                let word = kind.word();
                 let end = |start: u32| u64::from(start).saturating_add(u64::from(extent.count));
                 write!(
                     f,
-                    "{word} range [{}-{}) -> [{}-{}) not allowed: {why} (see {map}(1))",
+                    "{word} range [{}-{}) -> [{}-{}) not allowed: {why}",
                     extent.inside,
                     end(extent.inside),
                     extent.outside,
@@ -306,7 +307,7 @@ mod tests {
             decided(IdKind::Uid, &[extent(0, 1001, 1), extent(1, 5, 3)], &["alice:100000:65536"]).unwrap_err();
         assert!(
             refusal.to_string().starts_with(
-                "uid range [1-4) -> [5-8) not allowed: /etc/subuid grants alice 100000-165535 (line 1); an administrator"
+                "uid range [1-4) -> [5-8) not allowed: /etc/subuid grants alice 100000-165535 (line 1); `idmap plan`"
             ),
             "{refusal}"
         );

@@ -4,7 +4,7 @@
 
 use crate::range::IdKind;
 use crate::report::Failure;
-use crate::sys;
+use crate::{sys, userns};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat, stat};
@@ -64,7 +64,7 @@ impl Target {
     /// [`TargetError`]: no such process, a closed descriptor, no procfs.
     pub fn open(name: TargetName) -> Result<Self, TargetError> {
         let directory = match name {
-            TargetName::Pid(pid) => open_pid(pid, &format!("process {pid}"))?,
+            TargetName::Pid(pid) => open_pid(pid, &pid.to_string())?,
             TargetName::Descriptor(number) => open_descriptor(number)?,
         };
         // The procfs of this program itself, not another instance that shows other pids (pid_namespaces(7)).
@@ -168,7 +168,8 @@ impl Target {
                 "process {name} is not dumpable (its program is setuid or unreadable, or it called prctl(PR_SET_DUMPABLE, 0)), so its files in /proc belong to root"
             ),
             Errno::EPERM if self.shares_our_user_namespace() == Some(true) => {
-                format!("process {name} has made no user namespace yet (unshare -U, or clone with CLONE_NEWUSER)")
+                let why = userns::forbidden().unwrap_or_else(|| "unshare -U, or clone with CLONE_NEWUSER".to_owned());
+                format!("process {name} has made no user namespace yet: {why}")
             }
             Errno::EPERM => match self.read_file(map, 512).as_deref().map(str::trim_end) {
                 None | Some("") => format!(
@@ -196,7 +197,7 @@ fn open_pid(pid: i32, shown: &str) -> Result<OwnedFd, TargetError> {
             Errno::ENOENT | Errno::ESRCH => "no such process (it may have ended, or /proc hides it: hidepid)",
             other => other.desc(),
         };
-        TargetError::Failed(format!("Could not open proc directory for target {pid}: {shown}: {cause}"))
+        TargetError::Failed(format!("Could not open proc directory for target {shown}: {cause}"))
     })
 }
 
@@ -210,7 +211,7 @@ fn open_descriptor(number: i32) -> Result<OwnedFd, TargetError> {
     if pid <= 0 {
         return Err(gone());
     }
-    let directory = open_pid(pid, &format!("the process of fd:{number}"))?;
+    let directory = open_pid(pid, &format!("{pid}, the process of fd:{number}"))?;
     // Alive after its directory was opened: so the directory is not of a later process with the same number.
     sys::pidfd_lives(&copy).map_err(|_| gone())?;
     Ok(directory)
