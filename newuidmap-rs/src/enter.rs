@@ -11,7 +11,9 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, getresgid, getresuid, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Uid, geteuid, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
+};
 use std::os::unix::fs::MetadataExt as _;
 
 /// What is left of root after [`enter`].
@@ -41,6 +43,23 @@ pub struct Keep<'a> {
 /// # Errors
 /// The step that failed, with its cause.
 pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failure> {
+    sequence(program, keep, false).map(|(caller, _)| caller)
+}
+
+/// [`enter`] for a program that has a critical section ([`FullRoot`]) and execs no program of the caller's: saved uid
+/// and saved gid stay 0, and the supplementary groups are given up. They are returned, for a decision about the caller.
+///
+/// A program that is not installed setuid root (or is run under no_new_privs) enters as with [`enter`], without root:
+/// its `--help` works, and [`FullRoot::begin`] says what is missing.
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_with_root(program: &'static Program, capabilities: &[Capability]) -> Result<(Caller, Vec<u32>), Failure> {
+    let saved_root = geteuid().is_root();
+    sequence(program, Keep { capabilities, saved_root }, saved_root)
+}
+
+fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(Caller, Vec<u32>), Failure> {
     std::panic::set_hook(Box::new(|_| {
         program.say("internal error: this is a bug, please report it");
         sys::exit_now(program.panic_status);
@@ -63,8 +82,61 @@ pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failur
 
     let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
     prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))?;
-    become_caller(uid, gid, keep)?;
-    Ok(Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs })
+    let groups = getgroups().map_err(|e| step("getgroups", e))?.into_iter().map(Gid::as_raw).collect();
+    if alone {
+        setgroups(&[]).map_err(|e| step("setgroups", e))?;
+    }
+    become_caller(uid, gid, keep, alone)?;
+    Ok((Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs }, groups))
+}
+
+/// A critical section that no signal of the caller's reaches. While it lives the real and saved ids are root's, which
+/// is what kill(2) asks about, and files are opened and made as root (setfsuid(2)). The effective ids stay the
+/// caller's: they are the way back, for which no capability is kept. A program executed from here, once its own
+/// effective ids are set to 0, has root's ids alone.
+#[derive(Debug)]
+pub struct FullRoot {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl FullRoot {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// The program has no saved uid 0: in words, with the cure.
+    pub fn begin(caller: &Caller) -> Result<Self, Failure> {
+        let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
+        let (root, root_gid) = (Uid::from_raw(0), Gid::from_raw(0));
+        if setresuid(root, uid, root).is_err() {
+            return Err(Failure::new(format!(
+                "it must be installed setuid root: {}",
+                why_powerless(caller, Capability::CAP_NET_ADMIN)
+            )));
+        }
+        // From here on dropping this value is the way back.
+        let section = Self { uid, gid };
+        setresgid(root_gid, gid, root_gid).map_err(|e| step("setresgid", e))?;
+        setfsuid(root);
+        setfsgid(root_gid);
+        // Neither call tells of an error; a second one returns the id that is in force.
+        if setfsuid(root) == root && setfsgid(root_gid) == root_gid {
+            Ok(section)
+        } else {
+            Err(Failure::new("setfsuid: the kernel did not take root's ids: refusing to go on"))
+        }
+    }
+}
+
+impl Drop for FullRoot {
+    fn drop(&mut self) {
+        // setresuid and setresgid set the ids for file access to the effective ones again.
+        let back = setresgid(self.gid, self.gid, Gid::from_raw(0))
+            .and_then(|()| setresuid(self.uid, self.uid, Uid::from_raw(0)));
+        if back.is_err() {
+            sys::exit_now(70);
+        }
+    }
 }
 
 /// Names of the real uid: from /etc/passwd; for a uid that is not there, and only where nobody but root could forge
@@ -82,13 +154,14 @@ fn account(uid: Uid, is_root: bool) -> Result<Account, Failure> {
     })
 }
 
-fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>) -> Result<(), Failure> {
+fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Result<(), Failure> {
     let had = read(CapSet::Permitted)?;
     let kept: CapsHashSet = keep.capabilities.iter().copied().filter(|c| had.contains(c)).collect();
     caps::clear(None, CapSet::Inheritable).map_err(|e| cap_step("inheritable", &e))?;
     prctl::set_keepcaps(true).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
     let saved = if keep.saved_root { Uid::from_raw(0) } else { uid };
-    setresgid(gid, gid, gid).map_err(|e| step("setresgid", e))?;
+    let saved_gid = if saved_root_gid { Gid::from_raw(0) } else { gid };
+    setresgid(gid, gid, saved_gid).map_err(|e| step("setresgid", e))?;
     setresuid(uid, uid, saved).map_err(|e| step("setresuid", e))?;
     prctl::set_keepcaps(false).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
     // Effective before permitted: the kernel refuses a permitted set that lacks an effective capability.
@@ -100,7 +173,7 @@ fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>) -> Result<(), Failure> {
 
     let (uids, gids) = (getresuid(), getresgid());
     let uids_right = uids.is_ok_and(|u| u.real == uid && u.effective == uid && u.saved == saved);
-    let gids_right = gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == gid);
+    let gids_right = gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == saved_gid);
     let sets_right =
         read(CapSet::Effective)? == kept && read(CapSet::Permitted)? == kept && read(CapSet::Inheritable)?.is_empty();
     if uids_right && gids_right && sets_right {

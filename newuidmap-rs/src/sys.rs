@@ -68,6 +68,40 @@ pub fn pidfd_lives(pidfd: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
+/// Opens the user namespace that owns the namespace of `namespace` (NS_GET_USERNS of ioctl_ns(2), Linux 4.9).
+///
+/// # Errors
+/// EPERM when it is outside the caller's own user namespace; ENOTTY when `namespace` is none, or before Linux 4.9.
+pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    namespace_ioctl(namespace, libc::NS_GET_USERNS)
+}
+
+/// Opens the parent of a user namespace (NS_GET_PARENT of ioctl_ns(2), Linux 4.9).
+///
+/// # Errors
+/// EPERM when there is none, or it is outside the caller's own user namespace.
+pub fn parent_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    namespace_ioctl(namespace, libc::NS_GET_PARENT)
+}
+
+fn namespace_ioctl(namespace: BorrowedFd<'_>, request: libc::Ioctl) -> Result<OwnedFd, Errno> {
+    // SAFETY: both requests take no argument and return a descriptor, which is close-on-exec.
+    let made = Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), request) })?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(made) })
+}
+
+/// The uid of the owner of a user namespace (NS_GET_OWNER_UID of ioctl_ns(2), Linux 4.11).
+///
+/// # Errors
+/// EINVAL when it is no user namespace; ENOTTY on older kernels.
+pub fn namespace_owner(namespace: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut uid: libc::uid_t = u32::MAX;
+    // SAFETY: the request writes one uid_t through the pointer, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut uid) })?;
+    Ok(uid)
+}
+
 /// Marks every descriptor from 3 on close-on-exec (close_range(2), from Linux 5.11 on).
 ///
 /// # Errors
