@@ -88,6 +88,12 @@ pub const DIFFERENCES: &[Difference] = &[
         "its uid_map belongs to root and cannot be opened without a right to pass permissions; shadow 4.20 refuses it too",
     ),
     row(
+        "setuid, bounding set of SETUID and SETGID",
+        Refuses,
+        Grants,
+        "Debian builds 4.13 without libcap: it keeps euid 0, and needs CAP_DAC_OVERRIDE to open the map",
+    ),
+    row(
         "another subid source",
         Grants,
         Refuses,

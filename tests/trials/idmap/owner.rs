@@ -145,15 +145,26 @@ pub fn trials() -> Vec<Trial> {
                 answer.refused("bob's uid in a later line of alice");
             }
         }),
-        Trial::new("a passwd file with broken lines costs only those lines", |world| {
-            let broken = format!(
-                "\n:x:1001:1101::/:\n#c:x:1001:1101\nx\nalice\n{}:x:1:1::/:/\nalice:x:100a:1101::/:\n+alice::::::\n\0\u{1}\nalice:x:1001:1101::/home/alice:/bin/sh\n",
-                "y".repeat(100_000)
-            );
-            world.needs_ours("promise about such lines");
-            world.write("/etc/passwd", broken);
-            for kind in Kind::BOTH {
-                world.ask(kind, "0 100000 10").granted("0 100000 10", "broken lines before alice's");
+        Trial::new("a broken line in /etc/passwd costs only itself", |world| {
+            let long = format!("{}:x:1:1::/:/", "y".repeat(100_000));
+            for broken in [
+                "",
+                ":x:1001:1101::/:",
+                "#c:x:1001:1101",
+                "x",
+                "alice",
+                "alice:x",
+                &long,
+                "alice:x:100a:1101::/:/",
+                "alice:x::1101::/:/",
+                "+alice::::::",
+                "\u{1}",
+                "\u{e9}:x:1:1::/:",
+            ] {
+                world.write("/etc/passwd", format!("{broken}\nalice:x:1001:1101::/home/alice:/bin/sh\n"));
+                for kind in Kind::BOTH {
+                    world.ask(kind, "0 100000 10").granted("0 100000 10", broken);
+                }
             }
         }),
         Trial::new("without /etc/passwd only numeric lines grant", |world| {
