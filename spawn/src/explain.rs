@@ -162,8 +162,7 @@ fn kernel_file_system(object: &str, errno: Errno) -> String {
 
 fn bind(errno: Errno) -> String {
     match errno {
-        Errno::EINVAL => "`/` itself cannot be the target".to_owned(),
-        Errno::ENOTDIR => "one of source and target is a directory and the other is not".to_owned(),
+        Errno::EINVAL | Errno::ENOTDIR => "one of source and target is a directory and the other is not".to_owned(),
         other => words(other),
     }
 }

@@ -296,6 +296,8 @@ impl Supervisor {
         match console.ready(end, events) {
             Typed::Text => {}
             Typed::Hangup => self.forward(libc::SIGHUP),
+            // The command is not there yet: the kernel has nobody to send it to.
+            Typed::Signal(signal) if self.state != State::Running => self.forward(signal),
             Typed::Signal(signal) => {
                 // The console signals its foreground group. When the command itself, pid 1, is in it and has not said
                 // what to do, the kernel drops the signal for pid 1 alone; anywhere else it would end the command.
