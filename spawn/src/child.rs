@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use helper::allotment::{self, Owner};
+use helper::handoff::start_time;
 use helper::range::{Extent, IdKind};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
+use crate::ambient;
 use crate::explain;
 use crate::failure::{Failure, Outcome, one_line, words};
 use crate::plan::{self, Plan};
 use crate::supervise::time_left;
-use crate::{setup, sys};
+use crate::{report, setup, sys};
 
 /// Which ids are mapped.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,9 +124,8 @@ impl Child {
     /// # Errors
     /// When the kernel makes no user namespace, with the reason found.
     pub fn start(plan: &Plan) -> Outcome<Self> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(|errno| Failure::own(format!("cannot make a socket pair: {}", words(errno))))?;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|errno| Failure::own(format!("cannot make a socket pair: {}", words(errno))))?;
         let argv = plan::pointers(&plan.argv);
         // One slot more, before the NULL: HOME, which the child knows last.
         let mut environment = plan::pointers(&plan.environment);
@@ -136,6 +137,42 @@ impl Child {
                 setup::run(plan, &argv, &mut environment, theirs.as_raw_fd())
             }
             Ok(sys::Clone::Parent(pid, pidfd)) => Ok(Self { pid, pidfd, channel: ours }),
+        }
+    }
+
+    /// Its start time in clock ticks after boot, which with the pid identifies it.
+    ///
+    /// # Errors
+    /// When /proc does not tell.
+    pub fn start_time(&self) -> Outcome<u64> {
+        let path = format!("/proc/{}/stat", self.pid);
+        let stat = std::fs::read(&path).unwrap_or_default();
+        start_time(&stat).ok_or_else(|| Failure::own(format!("cannot read {path}: is /proc mounted?")))
+    }
+
+    /// Tells it that its map is written and waits until it has made its network namespace. For a plan that is `held`.
+    ///
+    /// # Errors
+    /// What the child reports, or that it took too long.
+    pub fn make_network(&self, deadline: Instant) -> Outcome<()> {
+        let channel = self.channel.as_raw_fd();
+        // EPIPE: its report says why it has ended.
+        let _ = sys::send_message(channel, &[report::MAPPED], &[]);
+        loop {
+            let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, time_left(Some(deadline))) {
+                Err(Errno::EINTR) => {}
+                Ok(1) => break,
+                _ => return Err(Failure::own("the network namespace was not made in time")),
+            }
+        }
+        let (mut message, mut none) = ([0_u8; report::MAX_MESSAGE], [-1; 3]);
+        let length = sys::receive_message(channel, &mut message, &mut none).unwrap_or(0);
+        let message = message.get(..length).unwrap_or_default();
+        match message.first() {
+            Some(&report::NETWORK) => Ok(()),
+            _ => Err(report::parse(message)
+                .map_or_else(|| Failure::own("the held process has ended"), |report| explain::child_failure(&report))),
         }
     }
 
@@ -181,7 +218,8 @@ impl Child {
 
     fn write_own(&self, uid: u32, gid: u32) -> Outcome<()> {
         // The kernel lets anyone map his own ids, but his group only once setgroups(2) is denied (CVE-2014-8989).
-        let lines = [("setgroups", "deny".to_owned()), ("uid_map", format!("0 {uid} 1")), ("gid_map", format!("0 {gid} 1"))];
+        let lines =
+            [("setgroups", "deny".to_owned()), ("uid_map", format!("0 {uid} 1")), ("gid_map", format!("0 {gid} 1"))];
         for (file, line) in lines {
             let path = format!("/proc/{}/{file}", self.pid);
             std::fs::OpenOptions::new()
@@ -252,7 +290,7 @@ impl Tools {
             places.push(directory.to_owned());
             places.extend(directory.parent().map(|above| above.join("libexec")));
         }
-        if let Some(path) = std::env::var_os("PATH") {
+        if let Some(path) = ambient::variable("PATH") {
             places.extend(std::env::split_paths(&path).filter(|place| place.is_absolute()));
         }
         places.push(PathBuf::from("/usr/bin"));
@@ -275,9 +313,7 @@ impl Tools {
         let argv: Vec<CString> = words_of.filter_map(|word| CString::new(word).ok()).collect();
         let file = CString::new(path.as_os_str().as_bytes()).map_err(|error| fail(error.to_string()))?;
         let argv: Vec<&core::ffi::CStr> = argv.iter().map(CString::as_c_str).collect();
-        sys::exec_tool(&file, &argv, output.as_fd())
-            .map(|pidfd| Tool { pidfd })
-            .map_err(|errno| fail(words(errno)))
+        sys::exec_tool(&file, &argv, output.as_fd()).map(|pidfd| Tool { pidfd }).map_err(|errno| fail(words(errno)))
     }
 
     /// One line that names the tool and holds its own words, with what is known to take its privilege away.
@@ -298,7 +334,8 @@ impl Tools {
         let program = kind.map_program();
         // The tool that failed first has spoken first; only its own lines are wanted.
         let line = said.lines().find(|line| line.starts_with(program)).or(said.lines().next());
-        let line = line.map_or_else(|| format!("{} ended with status {code} and said nothing", path.display()), one_line);
+        let line =
+            line.map_or_else(|| format!("{} ended with status {code} and said nothing", path.display()), one_line);
         Failure::own(match lost_privilege(path) {
             Some(cause) => format!("{line}; {cause}"),
             None => line,
@@ -315,9 +352,9 @@ fn lost_privilege(path: &Path) -> Option<String> {
         ));
     }
     let flags = nix::sys::statvfs::statvfs(path).ok()?.flags();
-    flags.contains(nix::sys::statvfs::FsFlags::ST_NOSUID).then(|| {
-        format!("{} has lost its privilege, because it lies on a file system mounted nosuid", path.display())
-    })
+    flags
+        .contains(nix::sys::statvfs::FsFlags::ST_NOSUID)
+        .then(|| format!("{} has lost its privilege, because it lies on a file system mounted nosuid", path.display()))
 }
 
 fn find_tool(program: &str, places: &[PathBuf]) -> Outcome<PathBuf> {
@@ -340,7 +377,9 @@ fn find_tool(program: &str, places: &[PathBuf]) -> Outcome<PathBuf> {
             "{} has no privilege: as root, `chown 0:0 {0} && chmod 4755 {0}`, or install it again",
             path.display()
         ),
-        None => format!("{program} is not installed: it is in the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora, CentOS), or in userns-helpers"),
+        None => format!(
+            "{program} is not installed: it is in the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora, CentOS), or in userns-helpers"
+        ),
     }))
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ambient;
 use crate::container::{self, Place};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
@@ -84,6 +85,12 @@ pub struct Options {
     /// Seconds that the start may take, and that `hold` waits for `go`
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
+    /// `run` only: write the states of the start on descriptor N, one JSON object a line
+    #[arg(long, value_name = "N")]
+    pub info_fd: Option<i32>,
+    /// `run` only: wait for one byte on descriptor N before the command is executed; its end means give up
+    #[arg(long, value_name = "N")]
+    pub hold_fd: Option<i32>,
     /// Command and arguments [default: /bin/sh -l]
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -110,7 +117,11 @@ impl Options {
         let place = container::find(&self.rootfs)?;
         let name = match &self.name {
             Some(name) if is_name(name) => name.clone(),
-            Some(name) => return Err(usage(format!("--name {name}: letters, digits and ._- only, at most 64, no leading dot or -"))),
+            Some(name) => {
+                return Err(usage(format!(
+                    "--name {name}: letters, digits and ._- only, at most 64, no leading dot or -"
+                )));
+            }
             None => place.name(),
         };
         let hostname = self.hostname.clone().unwrap_or_else(|| container::hostname_of(&name));
@@ -194,7 +205,9 @@ fn user(word: &str) -> Outcome<User> {
     let plain = word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-$".contains(&b));
     match word {
         "root" => Ok(User::Root),
-        _ if plain && word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') => Ok(User::Name(word.to_owned())),
+        _ if plain && word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') => {
+            Ok(User::Name(word.to_owned()))
+        }
         _ => Err(wrong()),
     }
 }
@@ -221,7 +234,7 @@ fn environment(asked: &[OsString]) -> Outcome<Environment> {
         }
         let value = match parts.next() {
             Some(value) => value.to_vec(),
-            None => match std::env::var_os(OsStr::from_bytes(&key)) {
+            None => match ambient::variable(OsStr::from_bytes(&key)) {
                 Some(value) => value.into_vec(),
                 None => continue,
             },
@@ -229,7 +242,8 @@ fn environment(asked: &[OsString]) -> Outcome<Environment> {
         pairs.retain(|(known, _)| *known != key);
         pairs.push((key, value));
     }
-    let path = pairs.iter().find(|(key, _)| key == b"PATH").map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+    let path =
+        pairs.iter().find(|(key, _)| key == b"PATH").map(|(_, value)| String::from_utf8_lossy(value).into_owned());
     let mut list = Vec::with_capacity(pairs.len());
     let mut home = None;
     for (key, value) in pairs {
@@ -249,7 +263,10 @@ fn terminal_type() -> String {
         let known = |b: u8| b.is_ascii_alphanumeric() || b"-_+.".contains(&b);
         !name.is_empty() && name.len() < 64 && name.bytes().all(known)
     };
-    std::env::var("TERM").ok().filter(plain).unwrap_or_else(|| "linux".to_owned())
+    ambient::variable("TERM")
+        .and_then(|name| name.into_string().ok())
+        .filter(plain)
+        .unwrap_or_else(|| "linux".to_owned())
 }
 
 #[cfg(test)]
@@ -284,7 +301,9 @@ mod tests {
         assert_eq!(user("1000:5"), Ok(User::Id(1000, Some(5))));
         assert_eq!(user("0:5"), Ok(User::Id(0, Some(5))));
         assert_eq!(user("ada"), Ok(User::Name("ada".to_owned())));
-        for wrong in ["", "1000:", ":5", "+0", "-1", "99999999999", "4294967295", "1x", "0x0", " 0", "a b", "1:2:3", "a:b"] {
+        for wrong in
+            ["", "1000:", ":5", "+0", "-1", "99999999999", "4294967295", "1x", "0x0", " 0", "a b", "1:2:3", "a:b"]
+        {
             assert!(user(wrong).is_err(), "{wrong:?}");
         }
     }
@@ -304,11 +323,10 @@ mod tests {
         let words = [OsString::from("A=b=c"), "PATH=/x".into(), "HOME=/h".into(), "NOT_SET_ANYWHERE".into()];
         let found = environment(&words).unwrap();
         let list: Vec<_> = found.list.iter().map(|word| word.to_str().unwrap()).collect();
-        assert_eq!(list.iter().filter(|word| !word.starts_with("TERM=")).collect::<Vec<_>>(), [
-            &"container=lxc",
-            &"A=b=c",
-            &"PATH=/x"
-        ]);
+        assert_eq!(
+            list.iter().filter(|word| !word.starts_with("TERM=")).collect::<Vec<_>>(),
+            [&"container=lxc", &"A=b=c", &"PATH=/x"]
+        );
         assert_eq!((found.home.as_deref(), found.path.as_str()), (Some(c"HOME=/h"), "/x"));
         assert!(environment(&["=x".into()]).is_err());
     }

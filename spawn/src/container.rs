@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::ambient;
 use crate::child::Map;
 use crate::cli::is_name;
 use crate::explain::unreachable;
@@ -59,8 +60,8 @@ pub fn find(word: &Path) -> Outcome<Place> {
     if word.as_os_str().as_bytes().contains(&b'/') {
         return Ok(Place::Directory(word.to_owned()));
     }
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = data.or_else(|| Some(std::env::home_dir()?.join(".local/share")));
+    let data = ambient::directory("XDG_DATA_HOME");
+    let data = data.or_else(|| Some(ambient::directory("HOME")?.join(".local/share")));
     let path = data.unwrap_or_else(|| PathBuf::from("/nonexistent")).join("spawn").join(word).join("rootfs");
     if !path.is_dir() {
         return Err(Failure::own(format!(
@@ -99,13 +100,16 @@ fn check_owner(path: &Path, owner: u32, map: &Map) -> Outcome<()> {
         let caller = nix::unistd::geteuid().as_raw();
         let cure = match map {
             Map::Own { .. } => {
-                "leave `--map self` out if the owner is one of your subordinate ids, or unpack the tree as yourself".to_owned()
+                "leave `--map self` out if the owner is one of your subordinate ids, or unpack the tree as yourself"
+                    .to_owned()
             }
             _ if map.maps_uid(owner) => "its root directory must belong to root inside, so chown it inside".to_owned(),
             _ if owner == caller => format!(
                 "it is your own, so `--map self` starts it with you as its root; or shift it to your subordinate ids: `unshare --map-auto --map-root-user chown -R -h 1:1 {shown}` makes all of it root's"
             ),
-            _ => format!("shift it to the map: as root, `chown -R -h {root}:{root} {shown}` makes all of it root's; or use it as it is with --read-only"),
+            _ => format!(
+                "shift it to the map: as root, `chown -R -h {root}:{root} {shown}` makes all of it root's; or use it as it is with --read-only"
+            ),
         };
         return Err(Failure::own(format!(
             "the rootfs {shown} belongs to uid {owner}, and root inside is uid {root} of the host (map {map}): {cure}"

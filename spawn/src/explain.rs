@@ -25,7 +25,7 @@ pub fn child_failure(report: &Report) -> Failure {
         Step::OpenRoot => format!("cannot open the rootfs {object}: {}", unreachable(object, *errno)),
         Step::OpenBind => format!("cannot open {object}, the source of --bind: {}", unreachable(object, *errno)),
         Step::Hostname => format!("cannot set the host name {object}: {cause}"),
-        Step::Ids if *errno == Errno::EINVAL => {
+        Step::Ids if matches!(errno, Errno::EINVAL | Errno::EPERM) => {
             "cannot become root inside: id 0 is not mapped; was `idmap` left out between `spawn hold` and `spawn go`?"
                 .to_owned()
         }
@@ -44,7 +44,9 @@ pub fn child_failure(report: &Report) -> Failure {
         Step::ReadOnly => format!("cannot make {object} read-only: {cause}"),
         Step::Pivot => format!("cannot change the root: {cause}"),
         Step::Workdir if *errno == Errno::ELOOP => {
-            format!("cannot enter the working directory {object}: it leads through a link of /proc, and those may lead out of the container")
+            format!(
+                "cannot enter the working directory {object}: it leads through a link of /proc, and those may lead out of the container"
+            )
         }
         Step::Workdir => format!("cannot enter the working directory {object} of the rootfs: {cause}"),
         Step::User if !more.is_empty() => more.clone(),
@@ -155,7 +157,9 @@ fn kernel_file_system(object: &str, errno: Errno) -> String {
         ),
         Errno::ENODEV => "this kernel was built without it".to_owned(),
         Errno::ENOSYS => "this kernel has no fsopen: Linux 5.2 or newer is needed".to_owned(),
-        Errno::EINVAL if object == "/dev/pts" => "group 5 (tty) is not mapped: the map needs at least the ids 0 to 5".to_owned(),
+        Errno::EINVAL if object == "/dev/pts" => {
+            "group 5 (tty) is not mapped: the map needs at least the ids 0 to 5".to_owned()
+        }
         other => words(other),
     }
 }
@@ -194,13 +198,17 @@ pub fn exec_failure(path: &CStr, errno: Errno) -> String {
             None => format!("{shown} needs an interpreter that is missing in the rootfs"),
         },
         Errno::ENOEXEC => match machine(&head) {
-            Some(machine) => format!("{shown} is a program for {machine}, and this machine is {}", std::env::consts::ARCH),
+            Some(machine) => {
+                format!("{shown} is a program for {machine}, and this machine is {}", std::env::consts::ARCH)
+            }
             None => format!("{shown} is neither a program for this machine nor a script that begins with #!"),
         },
         Errno::EACCES if noexec(&file) => {
             format!("{shown} lies on a file system mounted noexec: mount it without, or put the rootfs elsewhere")
         }
-        Errno::EACCES if data.mode() & 0o111 == 0 => format!("{shown} is not executable (mode {:o})", data.mode() & 0o7777),
+        Errno::EACCES if data.mode() & 0o111 == 0 => {
+            format!("{shown} is not executable (mode {:o})", data.mode() & 0o7777)
+        }
         Errno::EACCES => format!(
             "permission denied for {shown}, owned by {}:{} inside, mode {:o}, or for its interpreter{}",
             data.uid(),
@@ -222,8 +230,7 @@ fn head(file: &Path) -> Vec<u8> {
 }
 
 fn noexec(file: &Path) -> bool {
-    std::fs::File::open(file)
-        .is_ok_and(|file| sys_flags(&file).is_some_and(|flags| flags & libc::ST_NOEXEC != 0))
+    std::fs::File::open(file).is_ok_and(|file| sys_flags(&file).is_some_and(|flags| flags & libc::ST_NOEXEC != 0))
 }
 
 fn sys_flags(file: &std::fs::File) -> Option<u64> {

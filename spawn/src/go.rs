@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::console;
 use crate::failure::{Failure, OWN_FAILURE, Outcome, words};
 use crate::supervise::Signals;
-use crate::{complain, sys};
+use crate::sys;
 
 /// Reads the record from standard input, lets the container go, and returns its exit status.
 ///
@@ -23,8 +23,9 @@ pub fn go() -> Outcome<u8> {
     let record = Record::read_from(&mut Unbuffered).map_err(|error| Failure::own(error.to_string()))?;
     let control = record.get("control").ok_or_else(|| Failure::own("the handoff record names no control socket"))?;
     let connect = || {
-        UnixStream::connect(control)
-            .map_err(|error| Failure::own(format!("cannot reach the holder at {control}: {error}; has its time run out?")))
+        UnixStream::connect(control).map_err(|error| {
+            Failure::own(format!("cannot reach the holder at {control}: {error}; has its time run out?"))
+        })
     };
     if let Some(value) = record.get("failed") {
         // The holder may be gone already; the container is then, too.
@@ -44,14 +45,27 @@ pub fn go() -> Outcome<u8> {
     // Before the container exists: no signal may be lost.
     let signals = Signals::block()?;
     let stream = connect()?;
-    let input = standard_input();
+    let input = standard_input()?;
     console::remember_terminal(&input);
     let fds = [input.as_raw_fd(), 1, 2];
     sys::send_message(stream.as_raw_fd(), b"go\n", &fds)
         .map_err(|errno| Failure::own(format!("cannot reach the holder at {control}: {}", words(errno))))?;
     let result = follow(stream, &signals);
     console::restore_terminal();
+    if result.is_err() {
+        clear_up(std::path::Path::new(control));
+    }
     result
+}
+
+/// A holder that was killed could not remove its socket and the directory made for it.
+fn clear_up(control: &std::path::Path) {
+    let abandoned =
+        UnixStream::connect(control).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    if abandoned && std::fs::remove_file(control).is_ok() {
+        // Fails, as it should, where it holds anything else.
+        let _ = control.parent().map(std::fs::remove_dir);
+    }
 }
 
 /// Standard input, one byte per read: what follows the record is left for the command.
@@ -64,18 +78,16 @@ impl std::io::Read for Unbuffered {
 }
 
 /// The terminal when output goes to one, for standard input is the pipe of the record; else that pipe.
-fn standard_input() -> OwnedFd {
+fn standard_input() -> Outcome<OwnedFd> {
     let interactive = [1, 2].iter().any(|fd| {
-        let terminal = if *fd == 1 { nix::unistd::isatty(std::io::stdout()) } else { nix::unistd::isatty(std::io::stderr()) };
+        let terminal =
+            if *fd == 1 { nix::unistd::isatty(std::io::stdout()) } else { nix::unistd::isatty(std::io::stderr()) };
         terminal.unwrap_or(false)
     });
     let open = |path| std::fs::OpenOptions::new().read(true).write(true).open(path).map(OwnedFd::from);
     let own = || std::io::stdin().as_fd().try_clone_to_owned();
     let chosen = if interactive { open("/dev/tty").or_else(|_| own()) } else { own() };
-    chosen.or_else(|_| open("/dev/null")).unwrap_or_else(|_| {
-        complain("cannot open /dev/null");
-        std::process::exit(i32::from(OWN_FAILURE))
-    })
+    chosen.or_else(|_| open("/dev/null")).map_err(|error| Failure::own(format!("cannot open /dev/null: {error}")))
 }
 
 /// Passes signals on and waits for the exit status.
@@ -85,10 +97,8 @@ fn follow(stream: UnixStream, signals: &Signals) -> Outcome<u8> {
     let mut reader = BufReader::new(stream);
     let mut failure = None;
     loop {
-        let mut fds = [
-            PollFd::new(reader.get_ref().as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds =
+            [PollFd::new(reader.get_ref().as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(Failure::own(format!("cannot wait for the container: {}", words(errno)))),

@@ -10,17 +10,16 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use helper::handoff::{Record, start_time};
+use helper::handoff::Record;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
+use crate::ambient;
 use crate::child::{Child, Map, Tools};
 use crate::client::{Client, Request};
 use crate::console::Stdio;
-use crate::explain;
 use crate::failure::{Failure, Outcome, words};
 use crate::plan::Plan;
-use crate::report;
 use crate::supervise::{Signals, Supervisor, time_left};
 use crate::{complain, sys};
 
@@ -34,8 +33,8 @@ impl RunDirectory {
     /// Makes `$XDG_RUNTIME_DIR/spawn/NAME.PID` or, without a usable $XDG_RUNTIME_DIR, the same in /tmp/spawn-UID.
     fn make(name: &str) -> Outcome<Self> {
         let uid = nix::unistd::geteuid().as_raw();
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let runtime = runtime.filter(|path| path.is_absolute() && private(path, uid).is_ok());
+        let runtime = ambient::directory("XDG_RUNTIME_DIR");
+        let runtime = runtime.filter(|path| private(path, uid).is_ok());
         let top = runtime.map_or_else(|| PathBuf::from(format!("/tmp/spawn-{uid}")), |path| path.join("spawn"));
         make_private(&top, uid)?;
         let owner = nix::unistd::getpid();
@@ -119,7 +118,7 @@ fn holder(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration, star
         Ok(holder) => {
             tell(0);
             drop(started);
-            holder.serve()
+            holder.serve(plan)
         }
         Err(failure) => {
             complain(&failure.text);
@@ -135,7 +134,6 @@ struct Holder {
     listener: UnixListener,
     directory: RunDirectory,
     name: String,
-    init: bool,
     timeout: Duration,
     /// The answer to `mapped`, once it is known.
     network: Option<Result<(), String>>,
@@ -158,16 +156,7 @@ impl Holder {
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|error| Failure::own(format!("cannot make the socket {}: {error}", socket.display())))?;
         let child = Child::start(plan)?;
-        let mut holder = Self {
-            child,
-            signals,
-            listener,
-            directory,
-            name: plan.name.clone(),
-            init: plan.init,
-            timeout,
-            network: None,
-        };
+        let mut holder = Self { child, signals, listener, directory, name: plan.name.clone(), timeout, network: None };
         if let Err(failure) = holder.announce(map, tools) {
             holder.child.end();
             return Err(failure);
@@ -182,8 +171,7 @@ impl Holder {
             self.map_written(Instant::now() + self.timeout).map_err(Failure::own)?;
         }
         let pid = self.child.pid;
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let start = start_time(&stat).ok_or_else(|| Failure::own(format!("cannot read /proc/{pid}/stat")))?;
+        let start = self.child.start_time()?;
         let mut record = Record::new(pid, start);
         let socket = self.directory.socket();
         for (key, value) in [("name", self.name.as_str()), ("control", &socket.to_string_lossy())] {
@@ -207,33 +195,12 @@ impl Holder {
         if let Some(answer) = &self.network {
             return answer.clone();
         }
-        let answer = self.ask_for_network(deadline);
+        let answer = self.child.make_network(deadline).map_err(|failure| failure.text);
         self.network = Some(answer.clone());
         answer
     }
 
-    fn ask_for_network(&self, deadline: Instant) -> Result<(), String> {
-        let channel = self.child.channel.as_raw_fd();
-        // EPIPE: its report says why it has ended.
-        let _ = sys::send_message(channel, &[report::MAPPED], &[]);
-        let mut fds = [PollFd::new(self.child.channel.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, time_left(Some(deadline))) {
-            Ok(1) => {}
-            _ => return Err("the network namespace was not made in time".to_owned()),
-        }
-        let (mut message, mut none) = ([0_u8; report::MAX_MESSAGE], [-1; 3]);
-        let length = sys::receive_message(channel, &mut message, &mut none).unwrap_or(0);
-        let message = message.get(..length).unwrap_or_default();
-        match message.first() {
-            Some(&report::NETWORK) => Ok(()),
-            _ => Err(report::parse(message).map_or_else(
-                || "the held process has ended".to_owned(),
-                |report| explain::child_failure(&report).text,
-            )),
-        }
-    }
-
-    fn serve(mut self) -> Outcome<u8> {
+    fn serve(mut self, plan: &Plan) -> Outcome<u8> {
         let deadline = Instant::now() + self.timeout;
         match self.wait_for_go(deadline)? {
             Turn::End(code) => {
@@ -251,10 +218,10 @@ impl Holder {
                     Some(fds) => Stdio::new(fds),
                     None => Stdio::new(nothing()?),
                 };
-                let Self { child, signals, init, timeout, directory, .. } = self;
+                let Self { child, signals, timeout, directory, .. } = self;
                 let deadline = Instant::now() + timeout;
-                let result = Supervisor::release(child, init, stdio, signals, deadline, Some(client))
-                    .and_then(Supervisor::watch);
+                let result = Supervisor::release(child, plan, stdio, signals, deadline, Some(client))
+                    .and_then(|supervisor| supervisor.watch(|| ()));
                 drop(directory);
                 // The client has been told, and prints it.
                 Ok(result.unwrap_or_else(|failure| failure.code))

@@ -141,7 +141,8 @@ fn attach_directory<'a>(plan: &Plan, tree: RawFd, path: &'a CStr) -> Try<'a, Raw
 /// the mounts that the caller's namespace has locked.
 fn build_host_tree<'a>(plan: &Plan, entries: &'a [HostEntry]) -> Try<'a, RawFd> {
     let tree = |object| at(Step::HostTree, object);
-    let scratch = sys::new_file_system(c"tmpfs", &[(c"mode", c"0755")], sys::MOUNT_ATTR_NODEV).map_err(tree(c"tmpfs"))?;
+    let scratch =
+        sys::new_file_system(c"tmpfs", &[(c"mode", c"0755")], sys::MOUNT_ATTR_NODEV).map_err(tree(c"tmpfs"))?;
     sys::attach_at(scratch, libc::AT_FDCWD, c"/").map_err(tree(c"tmpfs"))?;
     sys::change_directory_to(scratch).map_err(tree(c"tmpfs"))?;
     for name in [c"root", c"upper", c"work"] {
@@ -184,7 +185,8 @@ fn show_overlay(root: RawFd, scratch: RawFd, entry: &HostEntry, overlay: &Overla
     if entry.mode & 0o022 != 0 {
         sys::change_mode(scratch, &overlay.upper, entry.mode)?;
     }
-    let mount = |options| sys::mount(Some(c"overlay"), &overlay.target, Some(c"overlay"), libc::MS_NODEV, Some(options));
+    let mount =
+        |options| sys::mount(Some(c"overlay"), &overlay.target, Some(c"overlay"), libc::MS_NODEV, Some(options));
     match mount(&overlay.options) {
         Err(Errno::EINVAL) => match mount(&overlay.plain_options) {
             Err(_) => show_without_overlay(root, entry, overlay),
@@ -229,8 +231,9 @@ fn remount_read_only(tree: RawFd) -> sys::Call<()> {
     let mut flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
     // ST_ and MS_ bits have the same values for these five; ST_RELATIME is 4096, MS_RELATIME 1 << 21 and the default.
     flags |= sys::mount_flags(tree)? & KEPT;
-    sys::change_directory_to(tree)?;
-    sys::mount(None, c".", None, flags, None)
+    // By descriptor; it allocates, which is sound here (see resolve::walk) and happens on old kernels alone.
+    let path = std::ffi::CString::new(format!("/proc/self/fd/{tree}")).map_err(|_| Errno::EINVAL)?;
+    sys::mount(None, &path, None, flags, None)
 }
 
 /// The directory `path` of the rootfs as a mount point, made when it is missing. A link at its end is followed below

@@ -15,6 +15,7 @@ use crate::client::{Client, Request};
 use crate::console::{Console, End, Stdio, Typed};
 use crate::explain;
 use crate::failure::{Failure, Outcome, words};
+use crate::plan::Plan;
 use crate::report;
 use crate::sys;
 
@@ -116,21 +117,21 @@ enum Source {
 }
 
 impl Supervisor {
-    /// Tells the child to go on to its exec. `descriptors`: whether it gets the three of `stdio` by message, because it
-    /// has not inherited them.
+    /// Tells the child to go on to its exec. One that was held has not inherited the three of `stdio` and gets them
+    /// with this word.
     ///
     /// # Errors
     /// When the child is not there any more.
     pub fn release(
         child: Child,
-        init: bool,
+        plan: &Plan,
         stdio: Stdio,
         signals: Signals,
         deadline: Instant,
         client: Option<Client>,
     ) -> Outcome<Self> {
         let word = [report::GO, stdio.console_mask(), u8::from(stdio.interactive())];
-        let fds: Vec<RawFd> = if client.is_some() {
+        let fds: Vec<RawFd> = if plan.held {
             let handed = stdio.fds.iter().zip(stdio.terminals).filter(|(_, terminal)| !terminal);
             handed.map(|(fd, _)| fd.as_raw_fd()).collect()
         } else {
@@ -139,7 +140,7 @@ impl Supervisor {
         let sent = sys::send_message(child.channel.as_raw_fd(), &word, &fds);
         let supervisor = Self {
             child,
-            init,
+            init: plan.init,
             stdio,
             signals,
             console: None,
@@ -156,12 +157,14 @@ impl Supervisor {
         }
     }
 
-    /// Watches until the container has ended: the exit status for the shell. The client has been told everything.
+    /// Watches until the container has ended: the exit status for the shell. The client has been told everything;
+    /// `running` is called when the command has been executed.
     ///
     /// # Errors
     /// When the command has not been executed.
-    pub fn watch(mut self) -> Outcome<u8> {
+    pub fn watch(mut self, mut running: impl FnMut()) -> Outcome<u8> {
         let mut open = true;
+        let mut told = false;
         loop {
             let mut sources = vec![Source::Signals, Source::Child];
             let mut fds = vec![
@@ -215,6 +218,12 @@ impl Supervisor {
                 while open && self.channel_ready() {
                     open = self.hear();
                 }
+            }
+            if self.state == State::Running && !told {
+                told = true;
+                running();
+            }
+            if ended {
                 return self.finish();
             }
         }
@@ -338,7 +347,8 @@ impl Supervisor {
     /// The kernel drops every signal to pid 1 of a pid namespace that it has not set up. A command that is pid 1 only
     /// because it is alone in its container is ended in its stead, as the signal would have done outside.
     fn end_if_default(&mut self, signal: i32) -> bool {
-        let default = dispositions(self.child.pid).is_some_and(|d| (d.blocked | d.ignored | d.caught) & bit(signal) == 0);
+        let default =
+            dispositions(self.child.pid).is_some_and(|d| (d.blocked | d.ignored | d.caught) & bit(signal) == 0);
         if default {
             self.ended_by = Some(signal);
             self.kill();

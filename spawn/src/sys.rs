@@ -119,12 +119,7 @@ extern "C" fn tool_main(start: *mut c_void) -> c_int {
 pub fn exec_tool(path: &CStr, argv: &[&CStr], output: BorrowedFd<'_>) -> Call<OwnedFd> {
     let mut pointers: Vec<*const c_char> = argv.iter().map(|word| word.as_ptr()).collect();
     pointers.push(core::ptr::null());
-    let mut start = ToolStart {
-        path: path.as_ptr(),
-        argv: pointers.as_ptr(),
-        output: output.as_raw_fd(),
-        errno: 0,
-    };
+    let mut start = ToolStart { path: path.as_ptr(), argv: pointers.as_ptr(), output: output.as_raw_fd(), errno: 0 };
     let mut stack = vec![0_u128; 1024];
     let top = stack.as_mut_ptr_range().end;
     let mut pidfd: c_int = -1;
@@ -224,7 +219,13 @@ pub fn new_session() -> Call<()> {
 ///
 /// # Errors
 /// Its errno.
-pub fn mount(source: Option<&CStr>, target: &CStr, kind: Option<&CStr>, flags: c_ulong, data: Option<&CStr>) -> Call<()> {
+pub fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: c_ulong,
+    data: Option<&CStr>,
+) -> Call<()> {
     let pointer = |text: Option<&CStr>| text.map_or(core::ptr::null(), CStr::as_ptr);
     // SAFETY: every pointer is NULL or a string that ends in NUL.
     check(unsafe {
@@ -408,9 +409,8 @@ pub fn mount_flags(fd: RawFd) -> Call<c_ulong> {
 /// Its errno; ENAMETOOLONG when the buffer is full.
 pub fn read_link(fd: RawFd, path: &CStr, buffer: &mut [u8]) -> Call<usize> {
     // SAFETY: pointer and length belong together; the string ends in NUL.
-    let length = check(unsafe {
-        libc::syscall(libc::SYS_readlinkat, fd, path.as_ptr(), buffer.as_mut_ptr(), buffer.len())
-    })?;
+    let length =
+        check(unsafe { libc::syscall(libc::SYS_readlinkat, fd, path.as_ptr(), buffer.as_mut_ptr(), buffer.len()) })?;
     let length = usize::try_from(length).unwrap_or(0);
     if length >= buffer.len() { Err(Errno::ENAMETOOLONG) } else { Ok(length) }
 }
@@ -457,14 +457,7 @@ pub fn set_mount_attributes(tree: RawFd, set: u32, recursive: bool) -> Call<()> 
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: `attributes` has the layout of struct mount_attr: set, clear, propagation, user namespace, 64 bits each.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree,
-            c"".as_ptr(),
-            flags,
-            attributes.as_ptr(),
-            size_of_val(&attributes),
-        )
+        libc::syscall(libc::SYS_mount_setattr, tree, c"".as_ptr(), flags, attributes.as_ptr(), size_of_val(&attributes))
     })
     .map(drop)
 }
@@ -569,9 +562,12 @@ pub fn wait_child(pidfd: BorrowedFd<'_>) -> Call<(u8, c_int)> {
         // SAFETY: the pointer is to a whole siginfo_t.
         match check(c_long::from(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED) })) {
             Err(Errno::EINTR) => {}
-            result => break result?,
+            result => {
+                result?;
+                break;
+            }
         }
-    };
+    }
     // SAFETY: waitid fills in the member for SIGCHLD.
     let status = unsafe { info.si_status() };
     let code = u8::try_from(status & 0xff).unwrap_or(u8::MAX);
