@@ -62,10 +62,12 @@ pub fn main() -> ExitCode {
         Command::Hold(options) => hold_container(options),
         Command::Go => go::go(),
     };
-    ExitCode::from(result.unwrap_or_else(|failure| {
+    let code = result.unwrap_or_else(|failure| {
         complain(&failure.text);
         failure.code
-    }))
+    });
+    // Nothing is buffered and the terminal is restored; the kernel closes descriptors faster than we do.
+    sys::exit_now(i32::from(code))
 }
 
 /// Help and version go to standard output. A wrong command line of `run` and `go` is 125, so that it cannot be taken
