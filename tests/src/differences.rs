@@ -67,7 +67,12 @@ pub const DIFFERENCES: &[Difference] = &[
     ),
     row("count 4294967296", Grants, Refuses, "no range of 32-bit ids is that long; shadow 4.20 ignores the line too"),
     row("count -1", Grants, Refuses, "a negative count wraps to everything; shadow 4.20 ignores the line too"),
-    row("count 18446744073709551615", Grants, Refuses, "as above"),
+    row(
+        "count 18446744073709551615",
+        Grants,
+        Refuses,
+        "the count wraps to everything; shadow 4.20 ignores the line too",
+    ),
     row(
         "group or world writable file",
         Grants,

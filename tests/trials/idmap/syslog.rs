@@ -23,7 +23,7 @@ fn only_line(world: &mut World, kind: Kind) -> (String, Vec<String>) {
     let line = line.trim_end_matches(['\0', '\n']);
     assert!(!line.contains(['\0', '\n']), "one line: {line:?}");
     let (head, text) = line.split_once("]: ").unwrap_or_else(|| panic!("no PROGRAM[PID]: in {line}"));
-    assert!(head.contains(&format!(" {}[", kind.program())), "{head}");
+    assert!(head.contains(&format!("{}[", kind.program())), "{head}");
     assert!(text.len() <= 960, "{} bytes", text.len());
     (head[..4].to_owned(), text.split(' ').map(str::to_owned).collect())
 }
