@@ -27,11 +27,14 @@ pub fn go() -> Outcome<u8> {
             Failure::own(format!("cannot reach the holder at {control}: {error}; has its time run out?"))
         })
     };
-    if let Some(value) = record.get("failed") {
-        // The holder may be gone already; the container is then, too.
+    // The holder may be gone already; the container is then, too.
+    let give_up = || {
         if let Ok(mut stream) = connect() {
             let _ = stream.write_all(b"abort\n");
         }
+    };
+    if let Some(value) = record.get("failed") {
+        give_up();
         let text = match record.failed() {
             Some((tool, code)) => format!("{tool} failed with status {code}, so the container was given up"),
             None => format!("a stage failed ({value}), so the container was given up"),
@@ -40,6 +43,7 @@ pub fn go() -> Outcome<u8> {
     }
     let stat = std::fs::read(format!("/proc/{}/stat", record.pid())).unwrap_or_default();
     if start_time(&stat) != Some(record.start()) {
+        give_up();
         return Err(Failure::own(format!("the held process {} of the handoff record has ended", record.pid())));
     }
     // Before the container exists: no signal may be lost.
