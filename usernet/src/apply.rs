@@ -8,7 +8,7 @@
 
 use crate::grants::Grants;
 use crate::label::Label;
-use crate::ledger::{Claim, Entry, Store, change, charged, entries, peek};
+use crate::ledger::{Change, Claim, Entry, Store, change, charged, entries, peek};
 use crate::netlink::{Batch, Link, Netlink, Pair, Port};
 use crate::ovs;
 use crate::policy::{Charges, Choice, Line, Options, PATH, host_mac, peer_mac, stable_hash};
@@ -157,15 +157,15 @@ impl<'a> Plan<'a> {
     /// In words; nothing is left then but, when the call is killed or the ledger is stuck, a claim that the next call
     /// takes away.
     pub fn attach(mut self) -> Result<Nic, Failure> {
-        let claimed = self.claim_in_time()?;
+        let mut claimed = self.claim_in_time()?;
         // From here on nothing may fail without the claim being dropped, and from the link on, the link.
         let made = self.make(&claimed);
-        if made.is_err() {
-            let _ = drop_claim(self.caller, &claimed.store, &entry(&claimed.label, &claimed.host));
-        } else if let Err(failure) = self.write_again(&claimed) {
-            // The alias counts the NIC until the next call writes its line.
-            drop(failure);
-        }
+        let ours = entry(&claimed.label, &claimed.host);
+        // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
+        let _ = match made {
+            Ok(_) => write_again(self.caller, &mut claimed.store, &ours),
+            Err(_) => drop_claim(self.caller, &mut claimed.store, &ours),
+        };
         made
     }
 
@@ -488,11 +488,14 @@ impl<'a> Plan<'a> {
             locked_to: mac.filter(|_| options.locked),
             vid: options.vid.zip(self.bridge.as_ref().and_then(|b| b.vlan_filtering).map(|(_, pvid)| pvid)),
         };
-        // What an option asks for is set before the port is up, so that nothing has passed before.
+        let alias = nic.label.alias();
+        let plain = port == Port::default();
         let mut batch = Batch::default();
         batch.no_link_local_address(nic.host_index);
-        batch.set_port(nic.host_index, port);
-        if port != Port::default() {
+        if plain {
+            batch.set_alias_and_up(nic.host_index, alias.as_bytes());
+        } else {
+            batch.set_port(nic.host_index, port);
             batch.get_by_index(nic.host_index, None);
         }
         let answers = self.netlink.ask(&batch).map_err(|error| system("set up the new veth", error))?;
@@ -500,12 +503,9 @@ impl<'a> Plan<'a> {
             match answer {
                 Err(Errno::EAFNOSUPPORT) if at == 0 => {} // no IPv6
                 Err(error) => {
-                    return Err(Failure::new(format!(
-                        "set up the bridge port as {PATH} line {} asks for: {}",
-                        nic.line,
-                        error.desc()
-                    ))
-                    .status(status::UNAVAILABLE));
+                    let what = if plain { String::new() } else { format!(" as {PATH}:{} asks for", nic.line) };
+                    let text = format!("set up the new veth{what}: {}", error.desc());
+                    return Err(Failure::new(text).status(if plain { status::SYSTEM } else { status::UNAVAILABLE }));
                 }
                 Ok(reply) => {
                     if let Some(link) = reply.link()
@@ -520,10 +520,12 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        let alias = nic.label.alias();
-        self.netlink
-            .ask_one(|batch| batch.set_alias_and_up(nic.host_index, alias.as_bytes()))
-            .map_err(|error| system("bring the new veth up", error))?;
+        if !plain {
+            // Only now, so that nothing has passed the port before.
+            self.netlink
+                .ask_one(|batch| batch.set_alias_and_up(nic.host_index, alias.as_bytes()))
+                .map_err(|error| system("bring the new veth up", error))?;
+        }
         if self.ovs {
             ovs::run(self.caller, "add-port", &self.request.bridge, &nic.host)?;
         }
@@ -554,24 +556,34 @@ impl<'a> Plan<'a> {
             error => system(&format!("make a veth {nic} on {bridge}"), error),
         }
     }
+}
 
-    /// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a
-    /// stopped holder of the lock may have kept us from writing it.
-    fn write_again(&self, claimed: &Claimed) -> Result<(), Failure> {
-        let root = FullRoot::begin(self.caller)?;
-        let mut store = Store::open(self.caller, &root)?;
-        if store.lock_ledger(&root)? {
-            let content = store.read()?;
-            let ours = entry(&claimed.label, &claimed.host);
-            let written = match entries(&content).any(|(_, entry)| entry == Some(ours)) {
-                true => Ok(()),
-                false => store.apply(&change(&content, &[], &[ours.line()])),
-            };
-            store.unlock_ledger();
-            written?;
-        }
-        Ok(())
+/// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
+/// holder of the lock may have kept us from writing it.
+fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>) -> Result<(), Failure> {
+    with_ledger(caller, store, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
+        true => Change::default(),
+        false => change(content, &[], &[ours.line()]),
+    })
+}
+
+/// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
+fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>) -> Result<(), Failure> {
+    with_ledger(caller, store, |content| {
+        let dead: Vec<_> = entries(content).filter(|(_, e)| *e == Some(*gone)).map(|(range, _)| range).collect();
+        if dead.is_empty() { Change::default() } else { change(content, &dead, &[]) }
+    })
+}
+
+/// Makes a change of the ledger under its lock; none when the lock cannot be had.
+fn with_ledger(caller: &Caller, store: &mut Store, decide: impl FnOnce(&[u8]) -> Change) -> Result<(), Failure> {
+    let root = FullRoot::begin(caller)?;
+    if !store.lock_ledger(&root)? {
+        return Ok(());
     }
+    let done = store.read().and_then(|content| store.apply(&decide(&content)));
+    store.unlock_ledger();
+    done
 }
 
 /// Takes a NIC away that was made and could not be reported.
@@ -582,27 +594,10 @@ pub fn undo(caller: &Caller, nic: &Nic) {
     let deleted = Netlink::open().map(|mut netlink| netlink.ask_one(|batch| batch.delete(nic.host_index)));
     if deleted.is_ok_and(|answer| answer.is_ok()) {
         let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
-        if let Ok(store) = store {
-            let _ = drop_claim(caller, &store, &entry(&nic.label, &nic.host));
+        if let Ok(mut store) = store {
+            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host));
         }
     }
-}
-
-/// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
-fn drop_claim(caller: &Caller, _held: &Store, gone: &Entry<'_>) -> Result<(), Failure> {
-    let root = FullRoot::begin(caller)?;
-    let mut store = Store::open(caller, &root)?;
-    if store.lock_ledger(&root)? {
-        let content = store.read();
-        let done = content.and_then(|content| {
-            let dead: Vec<_> =
-                entries(&content).filter(|(_, entry)| *entry == Some(*gone)).map(|(range, _)| range).collect();
-            if dead.is_empty() { Ok(()) } else { store.apply(&change(&content, &dead, &[])) }
-        });
-        store.unlock_ledger();
-        done?;
-    }
-    Ok(())
 }
 
 /// Deletes NICs of the caller's between a bridge and a network namespace.
@@ -660,9 +655,9 @@ fn delete_one(caller: &Caller, netlink: &mut Netlink, link: &Link, label: &Label
         Err(error) => return Err(system(&format!("delete {}", shown(&link.name)), error)),
     }
     let root = FullRoot::begin(caller)?;
-    let store = Store::open(caller, &root)?;
+    let mut store = Store::open(caller, &root)?;
     drop(root);
-    drop_claim(caller, &store, &entry(label, &link.name))
+    drop_claim(caller, &mut store, &entry(label, &link.name))
 }
 
 /// The caller's NICs: those whose alias or name carries his uid; with what the ledger says where there is no alias.

@@ -590,3 +590,103 @@ fn signed(bytes: &[u8], at: usize) -> Option<i32> {
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+    use netlink_packet_route::RouteNetlinkMessage;
+    use netlink_packet_route::link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
+        InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    };
+    use proptest::prelude::*;
+
+    fn decode(batch: &Batch) -> Vec<(u16, RouteNetlinkMessage)> {
+        let mut bytes = batch.bytes();
+        let mut decoded = Vec::new();
+        while !bytes.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).unwrap();
+            bytes = &bytes[usize::try_from(message.header.length).unwrap().next_multiple_of(4)..];
+            assert_eq!(message.header.sequence_number as usize, decoded.len() + 1);
+            let NetlinkPayload::InnerMessage(inner) = message.payload else { panic!("no route message") };
+            decoded.push((message.header.flags, inner));
+        }
+        decoded
+    }
+
+    fn link(message: RouteNetlinkMessage) -> LinkMessage {
+        match message {
+            RouteNetlinkMessage::NewLink(link)
+            | RouteNetlinkMessage::SetLink(link)
+            | RouteNetlinkMessage::GetLink(link)
+            | RouteNetlinkMessage::DelLink(link) => link,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_message_that_makes_a_pair_says_what_was_asked(
+            host in "[a-zA-Z0-9_]{1,15}", peer in "[a-z]{1,12}(%d)?", host_mac: [u8; 6], peer_mac: Option<[u8; 6]>,
+            mtu in proptest::option::of(68..65536_u32), master in proptest::option::of(1..9999_u32),
+        ) {
+            let netns = std::fs::File::open("/proc/self/ns/net").unwrap();
+            let mut batch = Batch::default();
+            batch.create(&Pair {
+                host: host.as_bytes(), host_mac, mtu, master, peer: peer.as_bytes(), peer_mac, netns: netns.as_fd(),
+            });
+            let (flags, message) = decode(&batch).pop().unwrap();
+            prop_assert_eq!(flags, 0x605);
+            prop_assert!(matches!(message, RouteNetlinkMessage::NewLink(_)));
+            let message = link(message);
+            let mut inside = LinkMessage::default();
+            inside.attributes.push(LinkAttribute::IfName(peer));
+            inside.attributes.extend(peer_mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+            inside.attributes.extend(mtu.map(LinkAttribute::Mtu));
+            inside.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+            let mut expected = vec![LinkAttribute::IfName(host), LinkAttribute::Address(host_mac.to_vec())];
+            expected.extend(mtu.map(LinkAttribute::Mtu));
+            expected.extend(master.map(LinkAttribute::Controller));
+            expected.push(LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
+            ]));
+            prop_assert_eq!(message.header.flags, LinkFlags::empty());
+            prop_assert_eq!(message.attributes, expected);
+        }
+
+        #[test]
+        fn no_answer_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for message in messages(&bytes) {
+                let _ = parse_link(message.body);
+            }
+            let _ = parse_link(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_messages_that_set_it_up_say_what_was_asked() {
+        let mut batch = Batch::default();
+        batch.set_alias_and_up(7, b"usernet/1 uid=1");
+        batch.no_link_local_address(7);
+        batch.get_by_index(9, Some(3));
+        batch.delete(7);
+        batch.set_port(7, Port { isolated: true, locked_to: None, vid: None });
+        let mut decoded: Vec<LinkMessage> = decode(&batch).into_iter().map(|(_, message)| link(message)).collect();
+        assert_eq!(decoded.iter().map(|m| m.header.index).collect::<Vec<_>>(), [7, 7, 9, 7, 7]);
+        assert_eq!(decoded[0].header.flags, LinkFlags::Up);
+        assert_eq!(decoded[0].attributes, [LinkAttribute::IfAlias("usernet/1 uid=1".to_owned())]);
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        assert_eq!(decoded[1].attributes, [LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])]);
+        assert_eq!(
+            decoded[2].attributes,
+            [LinkAttribute::IfNetnsId(3), LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])]
+        );
+        assert!(decoded[3].attributes.is_empty());
+        let port = vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+        ];
+        assert_eq!(decoded.pop().unwrap().attributes, [LinkAttribute::LinkInfo(port)]);
+    }
+}
