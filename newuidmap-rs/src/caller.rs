@@ -121,10 +121,16 @@ fn nameless(why: &str) -> Failure {
 }
 
 /// Whether the C library may take this line as the one of user `name`: more is taken for such a line here than
-/// [`parse_passwd`] reads, because it can only take a name away.
+/// [`parse_passwd`] reads, because it can only take a name away. It strips blanks before the name, and reads ids with
+/// strtoul(3), which takes blanks and a sign.
 fn is_line_of(line: &[u8], name: &[u8]) -> bool {
+    let is_number = |field: &[u8]| {
+        let digits = field.trim_ascii_start();
+        let digits = digits.strip_prefix(b"+").or_else(|| digits.strip_prefix(b"-")).unwrap_or(digits);
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+    };
     let mut fields = line.trim_ascii_start().split(|b| *b == b':');
-    fields.next() == Some(name) && fields.count() >= 3
+    fields.next() == Some(name) && fields.nth(1).is_some_and(is_number) && fields.next().is_some_and(is_number)
 }
 
 /// The uid in the first line of /etc/passwd with this name.
@@ -329,10 +335,10 @@ mod tests {
 
     #[test]
     fn a_line_that_only_the_c_library_reads_takes_the_name_away() {
-        for line in ["bob:x:1:2", " bob:x:+1:2", "\tbob:x: 1:", "bob:x::4294967295:::"] {
+        for line in ["bob:x:1:2", " bob:x:+1:2", "\tbob:x: 1:-1", "bob:x:99999999999:4294967295:::"] {
             assert!(is_line_of(line.as_bytes(), b"bob"), "{line}");
         }
-        for line in ["bob", "bob:x", "bob:x:1", "bobb:x:1:2", "bo:x:1:2", ""] {
+        for line in ["bob", "bob:x", "bob:x:1", "bob:x:1a:2", "bob:x:1:", "bob:x::2", "bobb:x:1:2", "bo:x:1:2", ""] {
             assert!(!is_line_of(line.as_bytes(), b"bob"), "{line}");
         }
     }
