@@ -3,11 +3,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// The variable `key`, if it is set.
-#[allow(clippy::disallowed_methods, reason = "the one place; see above")]
+#[expect(clippy::disallowed_methods, reason = "no privilege is held")]
 #[must_use]
 pub fn variable(key: impl AsRef<OsStr>) -> Option<OsString> {
     std::env::var_os(key)
@@ -17,4 +18,12 @@ pub fn variable(key: impl AsRef<OsStr>) -> Option<OsString> {
 #[must_use]
 pub fn directory(key: &str) -> Option<PathBuf> {
     variable(key).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// All of it as KEY=VALUE, to be handed on unchanged.
+#[expect(clippy::disallowed_methods, reason = "no privilege is held")]
+#[must_use]
+pub fn all() -> Vec<CString> {
+    let pairs = std::env::vars_os();
+    pairs.filter_map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()).collect()
 }

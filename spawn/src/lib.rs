@@ -18,6 +18,7 @@ mod failure;
 mod go;
 mod hold;
 mod identity;
+mod own_program;
 mod plan;
 mod report;
 mod resolve;
@@ -52,6 +53,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return say_usage(&error),
     };
+    if let Command::Run(options) | Command::Hold(options) = &cli.command
+        && options.map == Some(MapOption::Own)
+        && let Err(failure) = own_program::seal()
+    {
+        complain(&failure.text);
+        return ExitCode::from(failure.code);
+    }
     let named = match &cli.command {
         Command::Run(options) => [options.info_fd, options.hold_fd],
         Command::Hold(_) | Command::Go => [None, None],
