@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Uid, geteuid, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
 };
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 
 /// What is left of root after [`enter`].
@@ -135,7 +136,8 @@ impl Drop for FullRoot {
         let back = setresgid(self.gid, self.gid, Gid::from_raw(0))
             .and_then(|()| setresuid(self.uid, self.uid, Uid::from_raw(0)));
         if back.is_err() || hide().is_err() {
-            sys::exit_now(70);
+            let _ = std::io::stderr().write_all(b"setresuid: cannot give root's ids back: refusing to go on\n");
+            sys::exit_now(1);
         }
     }
 }

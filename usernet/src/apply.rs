@@ -9,7 +9,7 @@
 use crate::grants::Grants;
 use crate::label::Label;
 use crate::ledger::{Change, Claim, Entry, Store, change, charged, entries, peek};
-use crate::netlink::{Batch, Link, Netlink, Pair, Port};
+use crate::netlink::{Batch, Link, Mac, Netlink, Pair, Port, Reply};
 use crate::ovs;
 use crate::policy::{Charges, Choice, Line, Options, PATH, host_mac, peer_mac, stable_hash};
 use crate::request::{Attach, Delete, NO_BRIDGE, shown};
@@ -43,6 +43,8 @@ pub struct Nic {
     pub peer_index: u32,
     /// The number of the line that granted it.
     pub line: u64,
+    /// Hardware address of the host end.
+    mac: Mac,
     /// Whether the bridge is one of Open vSwitch.
     ovs: bool,
 }
@@ -158,13 +160,15 @@ impl<'a> Plan<'a> {
     /// takes away.
     pub fn attach(mut self) -> Result<Nic, Failure> {
         let mut claimed = self.claim_in_time()?;
-        // From here on nothing may fail without the claim being dropped, and from the link on, the link.
-        let made = self.make(&claimed);
+        // From here on nothing may fail without the link and then the claim being taken away.
+        let mac = host_mac(self.hash(&claimed.line, &[&self.request.nic, b"@host".as_slice()].concat()));
+        let made = self.make(&claimed, mac);
         let ours = entry(&claimed.label, &claimed.host);
         // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
         let _ = match made {
             Ok(_) => write_again(self.caller, &mut claimed.store, &ours),
-            Err(_) => drop_claim(self.caller, &mut claimed.store, &ours),
+            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours),
+            Err(_) => Ok(()),
         };
         made
     }
@@ -410,23 +414,26 @@ impl<'a> Plan<'a> {
         Ok(label)
     }
 
-    fn make(&mut self, claimed: &Claimed) -> Result<Nic, Failure> {
+    /// What hardware addresses are made of: random, or the same for the same NIC.
+    fn hash(&self, line: &Line, nic: &[u8]) -> u64 {
+        match &line.grant {
+            Ok((_, options)) if options.stable_mac => stable_hash(self.caller.uid, &self.request.container, nic),
+            _ => RandomState::new().hash_one(0_u8),
+        }
+    }
+
+    fn make(&mut self, claimed: &Claimed, mac: Mac) -> Result<Nic, Failure> {
         let request = self.request;
-        let Ok((_, options)) = &claimed.line.grant else { return Err(Failure::new("no grant")) };
-        let container = &request.container;
-        let hash = |nic: &[u8]| match options.stable_mac {
-            true => stable_hash(self.caller.uid, container, nic),
-            false => RandomState::new().hash_one(0_u8),
-        };
+        let options = claimed.line.grant.as_ref().map(|(_, options)| *options).unwrap_or_default();
         let named = !request.nic.contains(&b'%');
-        let derived = request.mac.or((options.stable_mac && named).then(|| peer_mac(hash(&request.nic))));
+        let derived = (options.stable_mac && named).then(|| peer_mac(self.hash(&claimed.line, &request.nic)));
         let pair = Pair {
             host: &claimed.host,
-            host_mac: host_mac(hash(&[&request.nic, b"@host".as_slice()].concat())),
+            host_mac: mac,
             mtu: options.mtu.or(self.bridge.as_ref().map(|bridge| bridge.mtu)),
             master: self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index),
             peer: &request.nic,
-            peer_mac: derived,
+            peer_mac: request.mac.or(derived),
             netns: self.netns.as_fd(),
         };
         let mut batch = Batch::default();
@@ -436,24 +443,20 @@ impl<'a> Plan<'a> {
         if let Some(Err(error)) = answers.next() {
             return Err(self.explain(error, &claimed.host));
         }
-        // From here on nothing may fail without the link being deleted.
-        let host = match answers.next().map(|answer| answer.map(crate::netlink::Reply::link)) {
-            Some(Ok(Some(host))) => host,
-            _ => return Err(Failure::new("look up the new veth: it is gone").status(status::SYSTEM)),
+        let Some(Ok(Reply::Link(host))) = answers.next() else {
+            return Err(Failure::new("look up the new veth: it is gone").status(status::SYSTEM));
         };
-        let label = &claimed.label;
         let nic = Nic {
-            label: label.clone(),
+            label: claimed.label.clone(),
             host: claimed.host.clone(),
             host_index: host.index,
             peer: request.nic.clone(),
             peer_index: host.peer,
             line: claimed.line.number,
+            mac,
             ovs: self.ovs,
         };
-        self.finish(nic, &host, options, derived).inspect_err(|_| {
-            let _ = self.netlink.ask_one(|batch| batch.delete(host.index));
-        })
+        self.finish(nic, &host, &claimed.line, &options, pair.peer_mac)
     }
 
     /// Reads the peer's name back, sets what cannot be set at creation, and brings the host end up.
@@ -461,27 +464,27 @@ impl<'a> Plan<'a> {
         &mut self,
         mut nic: Nic,
         host: &Link,
+        line: &Line,
         options: &Options,
-        derived: Option<[u8; 6]>,
+        mut mac: Option<Mac>,
     ) -> Result<Nic, Failure> {
-        let mut mac = derived;
         let named = !self.request.nic.contains(&b'%');
         if !named || (options.locked && mac.is_none()) {
             let peer = self.netlink.ask_one(|batch| batch.get_by_index(host.peer, host.peer_nsid));
-            let peer = peer.ok().and_then(crate::netlink::Reply::link).ok_or_else(|| {
+            let peer = peer.ok().and_then(Reply::link).ok_or_else(|| {
                 Failure::new("look up the new veth in the target's network namespace: it is gone (or Linux is older than 4.16: give a name)")
                     .status(status::SYSTEM)
             })?;
             nic.label.nic.clone_from(&peer.name);
             nic.peer.clone_from(&peer.name);
-            mac = mac.or(peer.mac);
-            if options.stable_mac && derived.is_none() {
-                let stable = peer_mac(stable_hash(self.caller.uid, &self.request.container, &peer.name));
+            if mac.is_none() && options.stable_mac {
+                let stable = peer_mac(self.hash(line, &peer.name));
                 self.netlink
                     .ask_one(|batch| batch.set_mac(host.peer, host.peer_nsid, stable))
                     .map_err(|error| system("set the hardware address of the new veth", error))?;
                 mac = Some(stable);
             }
+            mac = mac.or(peer.mac);
         }
         let port = Port {
             isolated: options.isolated,
@@ -591,6 +594,60 @@ pub fn undo(caller: &Caller, nic: &Nic) {
     if nic.ovs {
         let _ = ovs::run(caller, "del-port", &nic.label.bridge, &nic.host);
     }
+    if remove(&nic.host, nic.mac) {
+        let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
+        if let Ok(mut store) = store {
+            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host));
+        }
+    }
+}
+
+/// Deletes a host end, known by its name and hardware address. `false`: it is still there.
+fn remove(host: &[u8], mac: Mac) -> bool {
+    const TRIES: usize = 3;
+    (0..TRIES).any(|_| {
+        let Ok(mut netlink) = Netlink::open() else { return false };
+        match netlink.find(host) {
+            Ok(Some(link)) if link.mac == Some(mac) => netlink.ask_one(|batch| batch.delete(link.index)).is_ok(),
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    })
+}
+
+/// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
+/// holder of the lock may have kept us from writing it.
+fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>) -> Result<(), Failure> {
+    with_ledger(caller, store, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
+        true => Change::default(),
+        false => change(content, &[], &[ours.line()]),
+    })
+}
+
+/// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
+fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>) -> Result<(), Failure> {
+    with_ledger(caller, store, |content| {
+        let dead: Vec<_> = entries(content).filter(|(_, e)| *e == Some(*gone)).map(|(range, _)| range).collect();
+        if dead.is_empty() { Change::default() } else { change(content, &dead, &[]) }
+    })
+}
+
+/// Makes a change of the ledger under its lock; none when the lock cannot be had.
+fn with_ledger(caller: &Caller, store: &mut Store, decide: impl FnOnce(&[u8]) -> Change) -> Result<(), Failure> {
+    let root = FullRoot::begin(caller)?;
+    if !store.lock_ledger(&root)? {
+        return Ok(());
+    }
+    let done = store.read().and_then(|content| store.apply(&decide(&content)));
+    store.unlock_ledger();
+    done
+}
+
+/// Takes a NIC away that was made and could not be reported.
+pub fn undo(caller: &Caller, nic: &Nic) {
+    if nic.ovs {
+        let _ = ovs::run(caller, "del-port", &nic.label.bridge, &nic.host);
+    }
     let deleted = Netlink::open().map(|mut netlink| netlink.ask_one(|batch| batch.delete(nic.host_index)));
     if deleted.is_ok_and(|answer| answer.is_ok()) {
         let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
@@ -607,7 +664,7 @@ pub fn undo(caller: &Caller, nic: &Nic) {
 pub fn delete(caller: &Caller, request: &Delete, netns: &OwnedFd) -> Result<(), Failure> {
     let mut netlink = Netlink::open().map_err(|error| system("open a netlink socket", error))?;
     let nsid = match netlink.ask_one(|batch| batch.get_nsid(netns.as_fd())) {
-        Ok(crate::netlink::Reply::Nsid(number)) if number >= 0 => Some(number),
+        Ok(Reply::Nsid(number)) if number >= 0 => Some(number),
         _ => None,
     };
     let ours = own_nics(caller, &mut netlink)?;

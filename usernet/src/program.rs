@@ -11,6 +11,7 @@ use helper::caller::Caller;
 use helper::enter::enter_with_root;
 use helper::handoff::{EXIT_PASSED_ON, Record};
 use helper::report::{Failure, Message, Program, print};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor, umask};
 use std::process::ExitCode;
@@ -130,7 +131,13 @@ impl Call {
 
     /// Prints the result in one write, or takes the NIC away again.
     fn report(&self, nic: &Nic, line: &[u8]) -> Result<(), Failure> {
-        let why = match nix::unistd::write(std::io::stdout(), line) {
+        let written = loop {
+            match nix::unistd::write(std::io::stdout(), line) {
+                Err(Errno::EINTR) => {}
+                other => break other,
+            }
+        };
+        let why = match written {
             Ok(written) if written == line.len() => return Ok(()),
             Ok(written) => format!("only {written} bytes were taken"),
             Err(error) => error.desc().to_owned(),
