@@ -615,48 +615,6 @@ fn remove(host: &[u8], mac: Mac) -> bool {
     })
 }
 
-/// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
-/// holder of the lock may have kept us from writing it.
-fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
-        true => Change::default(),
-        false => change(content, &[], &[ours.line()]),
-    })
-}
-
-/// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
-fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| {
-        let dead: Vec<_> = entries(content).filter(|(_, e)| *e == Some(*gone)).map(|(range, _)| range).collect();
-        if dead.is_empty() { Change::default() } else { change(content, &dead, &[]) }
-    })
-}
-
-/// Makes a change of the ledger under its lock; none when the lock cannot be had.
-fn with_ledger(caller: &Caller, store: &mut Store, decide: impl FnOnce(&[u8]) -> Change) -> Result<(), Failure> {
-    let root = FullRoot::begin(caller)?;
-    if !store.lock_ledger(&root)? {
-        return Ok(());
-    }
-    let done = store.read().and_then(|content| store.apply(&decide(&content)));
-    store.unlock_ledger();
-    done
-}
-
-/// Takes a NIC away that was made and could not be reported.
-pub fn undo(caller: &Caller, nic: &Nic) {
-    if nic.ovs {
-        let _ = ovs::run(caller, "del-port", &nic.label.bridge, &nic.host);
-    }
-    let deleted = Netlink::open().map(|mut netlink| netlink.ask_one(|batch| batch.delete(nic.host_index)));
-    if deleted.is_ok_and(|answer| answer.is_ok()) {
-        let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
-        if let Ok(mut store) = store {
-            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host));
-        }
-    }
-}
-
 /// Deletes NICs of the caller's between a bridge and a network namespace.
 ///
 /// # Errors
