@@ -60,6 +60,9 @@ pub fn find(word: &Path) -> Outcome<Place> {
     if word.as_os_str().as_bytes().contains(&b'/') {
         return Ok(Place::Directory(word.to_owned()));
     }
+    if !is_name(&word.to_string_lossy()) {
+        return Err(Failure::own(format!("{} is no name of a container; a path has a slash in it", word.display())));
+    }
     let data = ambient::directory("XDG_DATA_HOME");
     let data = data.or_else(|| Some(ambient::directory("HOME")?.join(".local/share")));
     let path = data.unwrap_or_else(|| PathBuf::from("/nonexistent")).join("spawn").join(word).join("rootfs");
@@ -199,7 +202,7 @@ mod tests {
         assert_eq!(find(Path::new("host")), Ok(Place::Host));
         assert_eq!(find(Path::new("./host")), Ok(Place::Directory("./host".into())));
         assert!(find(Path::new("no-such-container")).unwrap_err().text.contains("./no-such-container"));
-        assert!(find(Path::new("")).is_err());
+        assert!(find(Path::new("")).is_err() && find(Path::new("..")).is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `spawn`: starts a rootfs as a container for an ordinary user. It holds no privilege; newuidmap and newgidmap write
 //! its id maps.
 //!
-//! [`cli`](self) turns the command line into a `Plan`; `child` clones the process that [`setup`](self) turns into the
-//! container's first; `supervise` watches it. `hold` and `go` are the two ends of the pipeline of userns-handoff(7).
+//! `cli` turns the command line into a `Plan`; `child` clones the process that `setup` turns into the container's first;
+//! `supervise` watches it. `hold` and `go` are the two ends of the pipeline of userns-handoff(7).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
@@ -18,11 +18,17 @@ mod failure;
 mod go;
 mod hold;
 mod identity;
+mod mounts {
+    pub mod sys;
+}
 mod own_program;
 mod plan;
 mod report;
 mod resolve;
 mod setup;
+mod sockets {
+    pub mod sys;
+}
 mod status;
 mod supervise;
 mod sys;
