@@ -74,7 +74,7 @@ fn private(path: &Path, uid: u32) -> Outcome<()> {
     let data = std::fs::symlink_metadata(path).map_err(|error| wrong(error.to_string()))?;
     if !data.is_dir() || data.uid() != uid || data.mode() & 0o077 != 0 {
         return Err(wrong(format!(
-            "it must be a directory of uid {uid} with mode 700, and belongs to uid {} with mode {:o}",
+            "it must be a directory of uid {uid} with mode 700, and belongs to uid {} with mode {:o}; set XDG_RUNTIME_DIR to a directory of your own",
             data.uid(),
             data.mode() & 0o7777
         )));
