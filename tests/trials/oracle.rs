@@ -162,7 +162,6 @@ fn random_requests(world: &mut World) {
             }
             Ok(())
         });
-        drop(cell);
         if let Err(error) = result {
             panic!("{}: {error}", kind.program());
         }
@@ -192,7 +191,6 @@ fn fewer_entries(world: &mut World) {
             prop_assert!(before == Some(0) || after == Some(1), "refused with more entries, granted with fewer");
             Ok(())
         });
-        drop(cell);
         if let Err(error) = result {
             panic!("{}: {error}", kind.program());
         }

@@ -16,7 +16,9 @@ fn main() -> ExitCode {
 
 /// A request that is granted, and that touches setgroups in newgidmap only when `own` says so.
 pub struct Request {
+    /// Words of the request.
     pub triples: String,
+    /// Whether it maps the caller's own id alone.
     pub own: bool,
 }
 

@@ -156,9 +156,9 @@ pub fn trials() -> Vec<Trial> {
         Trial::new("no_new_privs is refused with its name", |world| {
             for kind in Kind::BOTH {
                 let target = Target::new(ALICE);
-                let call = world
-                    .helper(kind)
-                    .as_user(|| drop(sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).expect("no_new_privs")));
+                let call = world.helper(kind).as_user(|| {
+                    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).expect("no_new_privs");
+                });
                 let call = call.arg(target.pid().to_string()).words(RANGE);
                 let answer = world.answer(kind, target, call);
                 lacks(world, &answer, &["no_new_privs"], "no_new_privs");
