@@ -15,9 +15,20 @@ use crate::failure::{Failure, Outcome};
 use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
 use crate::supervise::ignored_signals;
 
+const EXAMPLES: &str = "\
+Examples:
+  spawn run                                  a shell in a container of this host; changes stay in memory
+  spawn run host -- apt-get -s upgrade       a command there
+  spawn run ./rootfs -- /bin/bash            a directory with a root file system that belongs to your subordinate ids
+  spawn run --map self ./rootfs              one that belongs to you
+  spawn run --bind \"$PWD:/work\" --workdir /work host -- make
+  spawn hold host -- id | idmap | spawn go   the same start, as a pipeline
+
+Your subordinate ids: idmap plan. Manual: spawn(1), userns-handoff(7).";
+
 /// Start a rootfs as a container, as an ordinary user
 #[derive(Debug, Parser)]
-#[command(name = "spawn", version, max_term_width = 100)]
+#[command(name = "spawn", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -45,7 +56,7 @@ pub enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MapOption {
     /// All subordinate ids of the caller, from /etc/subuid and /etc/subgid
-    Whole,
+    Auto,
     /// The caller's own user and group id, as root inside, and nothing else
     #[value(name = "self")]
     Own,
@@ -79,7 +90,7 @@ pub struct Options {
     /// Run the command as UID[:GID] or as a user of the rootfs's /etc/passwd
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
-    /// Which ids are mapped [default: whole]
+    /// Which ids are mapped [default: auto]
     #[arg(long, value_enum)]
     pub map: Option<MapOption>,
     /// Seconds that the start may take, and that `hold` waits for `go`

@@ -129,7 +129,7 @@ fn close_foreign_descriptors(mut kept: Vec<i32>) {
 fn map_of(options: &Options) -> Outcome<Map> {
     match options.map {
         Some(MapOption::Own) => Ok(Map::own()),
-        Some(MapOption::Whole) | None => Map::whole(),
+        Some(MapOption::Auto) | None => Map::whole(),
     }
 }
 
@@ -196,7 +196,7 @@ fn hold_container(options: &Options) -> Outcome<u8> {
     }
     let map = match options.map {
         Some(MapOption::Own) => Map::own(),
-        Some(MapOption::Whole) => Map::whole()?,
+        Some(MapOption::Auto) => Map::whole()?,
         None => Map::Stage,
     };
     let plan = options.plan(true)?;
