@@ -196,6 +196,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::new(
             "a target that ends after the decision is refused, and a process that gets its pid is not written",
             |world| {
+                world.needs_tool("/proc/sys/kernel/ns_last_pid");
                 for kind in Kind::BOTH {
                     let mut reused = 0;
                     // Before each system call from the first that names the target on.

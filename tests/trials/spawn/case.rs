@@ -24,11 +24,11 @@ const NEWER_THAN_5_5: u32 = 436;
 
 const BUSYBOX: &str = "/bin/busybox";
 const APPLETS: [&str; 62] = [
-    "[", "awk", "basename", "cat", "chmod", "chown", "chroot", "cp", "cut", "date", "dd", "df", "dirname", "echo", "env",
-    "expr", "false", "find", "grep", "head", "hostname", "id", "ifconfig", "init", "ip", "kill", "ln", "ls", "mkdir",
-    "mkfifo", "mknod", "mount", "mv", "nc", "od", "ping", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "sed",
-    "seq", "setsid", "sh", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true", "tty", "umount",
-    "uname", "unshare", "usleep", "wc", "which",
+    "[", "awk", "basename", "cat", "chmod", "chown", "chroot", "cp", "cut", "date", "dd", "df", "dirname", "echo",
+    "env", "expr", "false", "find", "grep", "head", "hostname", "id", "ifconfig", "init", "ip", "kill", "ln", "ls",
+    "mkdir", "mkfifo", "mknod", "mount", "mv", "nc", "od", "ping", "printf", "ps", "pwd", "readlink", "rm", "rmdir",
+    "sed", "seq", "setsid", "sh", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true", "tty",
+    "umount", "uname", "unshare", "usleep", "wc", "which",
 ];
 
 /// One trial's fixture.
@@ -187,7 +187,8 @@ impl<'a> Case<'a> {
             std::thread::sleep(Duration::from_millis(2));
         }
         for directory in [format!("{RUNTIME}/spawn"), format!("/tmp/spawn-{}", ALICE.uid)] {
-            let names: Vec<_> = fs::read_dir(&directory).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
+            let names: Vec<_> =
+                fs::read_dir(&directory).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
             assert!(names.is_empty(), "{why}: {directory} still holds {names:?}");
         }
     }

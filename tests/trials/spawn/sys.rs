@@ -99,3 +99,19 @@ pub fn block_all_signals() -> io::Result<()> {
         check(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut())).map(drop)
     }
 }
+
+/// Makes the capability `number` inheritable and ambient, as a caller may who has it permitted.
+pub fn make_ambient(number: u32) -> io::Result<()> {
+    let mut header = [0x2008_0522_u32, 0];
+    let bit = 1_u32 << number;
+    // effective, permitted, inheritable; then the same for numbers from 32 on.
+    let data = [bit, bit, bit, 0, 0, 0];
+    // SAFETY: header and data have the layout of capset(2), version 3.
+    if unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr()) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: this option takes numbers only.
+    let result =
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(number), 0, 0) };
+    check(result).map(drop)
+}

@@ -115,7 +115,8 @@ pub fn trials() -> Vec<Trial> {
             world.append("/etc/group", "twin:x:1150:\n");
             let target = target(ALICE);
             let call = || helper(ALICE).words("create a b").arg(target.pid().to_string()).words("veth br0");
-            assert_refused(world, &call().run(world), &["grants alice no veth on br0"], "primary");
+            let outcome = call().run(world);
+            assert_refused(world, &outcome, &["grants alice no veth on br0"], "primary");
             fields(&with_group(call(), ALICE, NICS_GID).run(world));
         }),
         Trial::once("groups without a name, of a thousand members and in long lists do no harm", |world| {
@@ -142,7 +143,7 @@ pub fn trials() -> Vec<Trial> {
             furnish(world, "alice veth br0 2\n");
             world.needs_ours("distrust");
             let target = target(ALICE);
-            let mut refused = |world: &mut World, part: &str| {
+            let refused = |world: &mut World, part: &str| {
                 let outcome = create(&target, "").run(world);
                 assert_refused(world, &outcome, &[CONFIG, part], part);
             };
