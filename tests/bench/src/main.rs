@@ -95,6 +95,7 @@ fn run(options: &Options) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
+    sys::restore_sigpipe();
     let options = match options() {
         Ok(Some(options)) => options,
         Ok(None) => {
