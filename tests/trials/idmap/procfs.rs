@@ -20,14 +20,40 @@ fn coverer(world: &World, victim: &Target, name: &str) -> Target {
     let fake = format!("/tmp/fake-{name}-{}", victim.pid());
     world.write(&fake, FAKE);
     chown(&fake, Some(ALICE.uid), Some(ALICE.gid)).expect("chown");
+    let coverer = coverer_with(&fake, victim, name);
+    let covered = fs::read_to_string(format!("/proc/{}/root/proc/{}/{name}", coverer.pid(), victim.pid()));
+    assert_eq!(covered.expect("read"), FAKE, "the file is covered");
+    coverer
+}
+
+/// As [`coverer`], with any file.
+fn coverer_with(file: &str, victim: &Target, name: &str) -> Target {
     let over = format!("/proc/{}/{name}", victim.pid());
     Target::with(move || {
         ALICE.become_user();
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).expect("unshare");
-        mount(Some(fake.as_str()), over.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        mount(Some(file), over.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .expect("bind mount over the file");
-        assert_eq!(fs::read_to_string(&over).expect("read"), FAKE, "the file is covered");
     })
+}
+
+/// The file mounted over alice's is the same file of bob's process: the owner of the directory says nothing about it.
+fn covered_by_bobs(world: &mut World, old: bool) {
+    for kind in Kind::BOTH {
+        for name in COVERED {
+            let triples = format!("0 {} 1", kind.own(ALICE));
+            let bobs = Target::new(BOB);
+            let victim = Target::new(ALICE);
+            let coverer = coverer_with(&format!("/proc/{}/{name}", bobs.pid()), &victim, name);
+            let directory = format!("/proc/{}/root/proc/{}", coverer.pid(), victim.pid());
+            let call = aged(world.helper(kind), old).opens(7, directory, PATH).arg("fd:7").words(&triples);
+            let answer = world.answer(kind, victim, call);
+            bobs.assert_untouched("a file of bob's is mounted over one of alice's");
+            if name == kind.map() || (kind == Kind::Gid && name == "setgroups") {
+                answer.refused_with(world, &[name], "bob's file is mounted over it");
+            }
+        }
+    }
 }
 
 fn fake_is_unchanged(victim: &Target, name: &str) {
@@ -139,6 +165,13 @@ pub fn trials() -> Vec<Trial> {
                     covered(world, old);
                 },
             ),
+            Trial::new(
+                format!("a file of bob's process mounted over one of alice's is never written{kernel}"),
+                move |world| {
+                    world.needs_ours("fd:N");
+                    covered_by_bobs(world, old);
+                },
+            ),
             Trial::new(format!("mounts of alice's own namespace do not mislead the pid form{kernel}"), move |world| {
                 covered_by_pid(world, old)
             }),
@@ -239,6 +272,55 @@ pub fn trials() -> Vec<Trial> {
                 }
             },
         ),
+        Trial::new("a descriptor of a target that ends midway never leads to the process that gets its pid", |world| {
+            world.needs_ours("fd:N");
+            world.needs_tool("/proc/sys/kernel/ns_last_pid");
+            for kind in Kind::BOTH {
+                for by_pidfd in [false, true] {
+                    for step in 0..2000 {
+                        let target = Target::new(ALICE);
+                        let pid = target.pid();
+                        let call = world.helper(kind).arg("fd:7").words(RANGE);
+                        let call = if by_pidfd {
+                            call.fd(7, sys::pidfd(pid).expect("pidfd_open"))
+                        } else {
+                            call.opens(7, format!("/proc/{pid}"), PATH)
+                        };
+                        let running = call.start_traced();
+                        let mut entered = 0;
+                        let mut target = Some(target);
+                        let mut next = None;
+                        let status = loop {
+                            match tracer::next(running.pid()) {
+                                Stop::Enter(number, _) if !tracer::only_prepares(number) => {
+                                    if entered == step {
+                                        target.take().expect("once").end();
+                                        fs::write("/proc/sys/kernel/ns_last_pid", (pid.as_raw() - 1).to_string())
+                                            .expect("ns_last_pid");
+                                        // alice's too, so that no check of the owner helps.
+                                        let reused = Target::new(ALICE);
+                                        assert_eq!(reused.pid(), pid, "the pid is used again");
+                                        next = Some(reused);
+                                    }
+                                    entered += 1;
+                                }
+                                Stop::Gone(status) => break status,
+                                _ => {}
+                            }
+                        };
+                        let outcome = running.gone(status, world);
+                        let Some(next) = next else {
+                            outcome.assert_code(0, "an undisturbed call");
+                            assert!(step > 5, "the sweep reached the end of a call");
+                            break;
+                        };
+                        next.assert_untouched(&format!(
+                            "step {step}, pidfd {by_pidfd}: it has the pid of the process that was meant"
+                        ));
+                    }
+                }
+            }
+        }),
         Trial::new("a target that executes a setuid program midway is written whole or not at all", |world| {
             fs::copy("/bin/sleep", "/run/sleeper").expect("copy");
             world.mode("/run/sleeper", 0o4711);
