@@ -189,6 +189,10 @@ pub fn exec_failure(path: &CStr, errno: Errno) -> String {
     if data.is_dir() {
         return format!("{shown} is a directory");
     }
+    if !data.is_file() {
+        // Never opened: a FIFO would hold us up, a device could do anything.
+        return format!("{shown} is no regular file");
+    }
     let head = head(&file);
     match errno {
         Errno::ENOENT => match interpreter(&head) {
