@@ -176,6 +176,18 @@ impl Child {
         }
     }
 
+    /// Why it has stopped, if it has said so by now. For a start that is given up anyway: other messages are lost.
+    #[must_use]
+    pub fn last_words(&self) -> Option<Failure> {
+        let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut fds, 0_u16), Ok(1)) {
+            return None;
+        }
+        let (mut message, mut none) = ([0_u8; report::MAX_MESSAGE], [-1; 3]);
+        let length = sys::receive_message(self.channel.as_raw_fd(), &mut message, &mut none).ok()?;
+        report::parse(message.get(..length)?).map(|report| explain::child_failure(&report))
+    }
+
     /// Kills it and all that runs in its pid namespace, and reaps it.
     pub fn end(&self) {
         // ESRCH: it has ended by itself.
@@ -208,7 +220,8 @@ impl Child {
                 let results = [first.wait(deadline), second.wait(deadline)];
                 for (result, kind) in results.into_iter().zip([IdKind::Uid, IdKind::Gid]) {
                     if result != Some(0) {
-                        return Err(tools.failure(kind, result, &reader));
+                        // A child that has ended has no map to be written: its own words are the cause.
+                        return Err(self.last_words().unwrap_or_else(|| tools.failure(kind, result, &reader)));
                     }
                 }
                 Ok(())
