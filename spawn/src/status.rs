@@ -53,7 +53,7 @@ pub enum State<'a> {
 pub struct Status(Option<std::fs::File>);
 
 impl Status {
-    /// Takes over a descriptor of this process.
+    /// Takes a copy of a descriptor of this process.
     ///
     /// # Errors
     /// When it is not open.
