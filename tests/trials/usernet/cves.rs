@@ -22,7 +22,7 @@ fn open_vswitch(world: &World) {
         "#!/bin/sh\n{ echo \"called $*\"; /usr/bin/env; echo \"umask $(umask) pwd $(pwd)\"; /usr/bin/id; ls /proc/self/fd; grep Sig /proc/self/status; } >>/run/ovs.log\n",
     );
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
-    crate::ip("link add ovs0 type dummy");
+    crate::ip("link add ovs0 type ifb");
     crate::ip("link set ovs0 up");
 }
 
@@ -75,7 +75,9 @@ fn environment(world: &mut World) {
         assert!(log.contains("uid=0(root) gid=0(root) groups=0(root)\n"), "{log}");
         assert!(!lines.contains(&"77"), "{log}");
         assert!(log.contains("SigBlk:\t0000000000000000"), "{log}");
-        assert!(log.contains("SigIgn:\t0000000000004000"), "only what the caller ignores and we need not undo: {log}");
+        // The signals above 31 are the C library's own.
+        let ignored = log.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).expect("a mask");
+        assert_eq!(u64::from_str_radix(ignored, 16).expect("hex") & 0x7fff_ffff, 0, "{log}");
     }
 }
 
@@ -100,7 +102,7 @@ fn foreign_port(world: &mut World) {
 fn delete_unchecked(world: &mut World) {
     furnish(world, "alice veth ovs0 2\nalice veth ovs1 2\n");
     open_vswitch(world);
-    crate::ip("link add ovs1 type dummy");
+    crate::ip("link add ovs1 type ifb");
     let target = target(ALICE);
     let [_, _, host, _] = fields(&on_ovs(ALICE, &target).run(world));
     world.remove("/run/ovs.log");

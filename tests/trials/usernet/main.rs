@@ -70,7 +70,10 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("unknown words", "a line with unknown words after COUNT grants nothing: a misspelt option must not open a port"),
     ("groups by gid", "a group is matched by its gid, so that unnamed gids and long lists do no harm"),
     ("delete on bridges", "a NIC of one's own on a Linux bridge can be deleted; upstream says not implemented"),
-    ("waiting", "a full pot is watched for 100 ms, because a NIC lives on after the last process of its namespace"),
+    (
+        "waiting",
+        "a full pot is watched for 100 ms and more, because a NIC lives on after the last process of its namespace",
+    ),
     ("a text per cause", "\"Quota reached\" is said only of a quota"),
 ];
 
