@@ -225,7 +225,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         both("the command has its console as controlling terminal, /dev/console and not the caller's", |case| {
             let mut terminal = Terminal::new();
-            let script = "tty; echo x >/dev/tty; echo y >/dev/console; ls /dev/pts; stat -c %t:%T /dev/console; \
+            let script = "tty; echo x >/dev/tty; echo y >/dev/console; ls -1 /dev/pts; stat -c %t:%T /dev/console; \
                           readlink /proc/self/fd/0; stat -c %u:%g:%a /dev/pts/0; echo done";
             let running = terminal.attach(shell(case, script), ALL).start();
             terminal.finish(running, case).assert_code(0, "console");
