@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 const WATCH: Duration = Duration::from_millis(100);
 
 /// How long it is watched in all while the kernel says that one of its NICs is going away: on a busy host that can take
-/// hundreds of milliseconds.
-const WATCH_DYING: Duration = Duration::from_millis(900);
+/// seconds.
+const WATCH_DYING: Duration = Duration::from_secs(3);
 
 /// A NIC that has been made.
 #[derive(Clone, Debug)]
