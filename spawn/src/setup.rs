@@ -14,6 +14,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
+use crate::card;
 use crate::devices;
 use crate::explain;
 use crate::identity::{self, Identity};
@@ -73,6 +74,7 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
         become_root_with_network(plan)?;
         go
     };
+    card::set_up(&plan.cards)?;
     sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::Cgroup, c""))?;
     sys::set_umask(0o022);
 
