@@ -34,6 +34,7 @@ fn foreign_lines(world: &mut World) {
 }
 
 fn modes(world: &mut World) {
+    world.needs_ours("care about the caller's umask");
     furnish(world, "alice veth br0 9\n");
     for mask in [0o777, 0] {
         world.remove("/run/lxc");
@@ -129,7 +130,13 @@ fn stopped(world: &mut World) {
         assert!(waited < Duration::from_millis(1000), "step {step}: bob waited {waited:?}");
         usernet(BOB).words("detach").arg(&host).run(world).assert_silent("bob");
         kill(pid, Signal::SIGKILL).expect("kill");
-        drop(call);
+        // It stops once more on its way out, with its locks held.
+        let status = loop {
+            if let tests::tracer::Stop::Gone(status) = tests::tracer::next(pid) {
+                break status;
+            }
+        };
+        let _ = call.gone(status, world);
         for nic in veths() {
             usernet(ALICE).words("detach").arg(&nic).run(world).assert_silent("alice");
         }
