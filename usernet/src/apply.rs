@@ -262,8 +262,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Counts, chooses, and writes the claim. Without the ledger's lock (its holder is stopped) nothing is written to
-    /// the ledger: the claim in the caller's own file and then the alias stand for the line. Of two such users of a
-    /// shared pot each has written his claim before he reads the other's, so that at least one counts both.
+    /// the ledger: the claim in the caller's own file and then the alias stand for the line.
     #[expect(clippy::type_complexity, reason = "what Outcome carries, before the store is put to it")]
     fn decide(
         &mut self,
@@ -274,15 +273,7 @@ impl<'a> Plan<'a> {
         locked: bool,
     ) -> Result<Result<(Line, Label, Vec<u8>), Full>, Failure> {
         let host = host_name(self.caller.uid);
-        let blank = Label { pot: vec![b'?'], bridge: self.request.bridge.clone(), ..Label::default() };
-        let mut claims = if shared { store.claims(root)? } else { Vec::new() };
-        if shared && !locked {
-            for line in &self.lines {
-                let label = Label { pot: line.pot.clone(), ..blank.clone() };
-                store.claim(Some((&entry(&label, &host), b"")))?;
-                claims.extend(store.claims(root)?.into_iter().filter(|claim| claim.nic != host));
-            }
-        }
+        let claims = if shared { store.claims(root)? } else { Vec::new() };
         let links = match before {
             Some(links) => links,
             None => self.dump()?,
@@ -297,11 +288,23 @@ impl<'a> Plan<'a> {
             (Some(line), Ok(Some(label))) => {
                 store.claim(Some((&entry(&label, &host), &label.addr)))?;
                 lines.push(entry(&label, &host).line());
-                chosen = Some((line.clone(), label, host));
+                chosen = Some((line.clone(), label, host.clone()));
             }
             (_, refused) => {
                 store.claim(None)?;
                 refused?;
+            }
+        }
+        if shared && let Some((line, ..)) = &chosen {
+            // Who goes round the ledger's lock is seen by his claim alone. Each writes his own before he reads the
+            // others' for the last time, so that of two at least one counts both.
+            let claims: Vec<Claim> = store.claims(root)?.into_iter().filter(|claim| claim.nic != host).collect();
+            let links = self.dump()?;
+            let (again, _) = self.tally(&store.read()?, &links, &claims)?;
+            if !again.has_room(line) {
+                store.claim(None)?;
+                lines.pop();
+                chosen = None;
             }
         }
         if locked && !(lines.is_empty() && dead.is_empty()) {
