@@ -67,8 +67,13 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
     let go = if plan.held {
         wait_for(channel, report::MAPPED)?;
         become_root_with_network(plan)?;
+        // The change of ids has closed /proc/PID/ns to the caller, and with it to usernet, which acts as him. Open only
+        // while this process waits: nothing of the container runs yet.
+        sys::set_dumpable(true).map_err(at(Step::Guard, c""))?;
         sys::send_message(channel, &[report::NETWORK], &[]).map_err(at(Step::Channel, c""))?;
-        wait_for(channel, report::GO)?
+        let go = wait_for(channel, report::GO)?;
+        sys::set_dumpable(false).map_err(at(Step::Guard, c""))?;
+        go
     } else {
         let go = wait_for(channel, report::GO)?;
         become_root_with_network(plan)?;
