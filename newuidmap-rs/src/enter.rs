@@ -68,12 +68,11 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
     sys::clear_environment().map_err(|e| step("clearenv", e))?;
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| step("setrlimit RLIMIT_CORE", e))?;
-    // Who has root still can undo the caller's hard limit too.
-    let hard = match alone {
-        true => RLIM_INFINITY,
-        false => getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?.1,
-    };
-    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
+    let hard = getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?.1;
+    // A hard limit can be undone only with CAP_SYS_RESOURCE, which a container's root may lack.
+    if !(alone && setrlimit(Resource::RLIMIT_FSIZE, RLIM_INFINITY, RLIM_INFINITY).is_ok()) {
+        setrlimit(Resource::RLIMIT_FSIZE, hard, hard).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
+    }
     sys::stop_timers().map_err(|e| step("setitimer", e))?;
     for (signal, ignore) in [(Signal::SIGPIPE, true), (Signal::SIGXFSZ, true), (Signal::SIGCHLD, false)] {
         sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;

