@@ -17,6 +17,8 @@ mod container;
 mod devices;
 mod explain;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzed;
 mod go;
 mod hold;
 mod identity;
