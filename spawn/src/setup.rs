@@ -27,11 +27,12 @@ use crate::sys;
 pub const PLAIN: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 const PLAIN_ATTRIBUTES: u32 = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
 
-/// The parent's GO: which standard descriptors are the console, whether it is the controlling terminal, and the
-/// descriptors that came with it.
+/// The parent's GO: which standard descriptors are the console, whether it is the controlling terminal, the size of its
+/// window (zero: none is known), and the descriptors that came with it.
 struct Go {
     console: u8,
     controlling: bool,
+    size: [u8; 4],
     fds: [RawFd; 3],
 }
 
@@ -117,7 +118,8 @@ fn wait_for<'a>(channel: RawFd, word: u8) -> Try<'a, Go> {
     if length == 0 || message[0] != word {
         return Err(at(Step::Channel, c"")(Errno::ECANCELED));
     }
-    Ok(Go { console: message[1], controlling: message[2] != 0, fds })
+    let [_, console, controlling, a, b, c, d, _] = message;
+    Ok(Go { console, controlling: controlling != 0, size: [a, b, c, d], fds })
 }
 
 /// Takes the mapped ids 0 and makes the network namespace, which belongs to them only now.
@@ -360,6 +362,9 @@ fn start_command<'a>(
     sys::new_session().map_err(stdio(c"session"))?;
     if go.controlling && !plan.init {
         sys::take_terminal(slave).map_err(stdio(c"controlling terminal"))?;
+    }
+    if go.size != [0; 4] {
+        let _ = sys::set_window_size(slave, go.size);
     }
     let mut passed = go.fds.into_iter().filter(|fd| *fd >= 0);
     for fd in 0..3 {

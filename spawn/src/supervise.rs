@@ -132,7 +132,10 @@ impl Supervisor {
         deadline: Instant,
         client: Option<Client>,
     ) -> Outcome<Self> {
-        let word = [report::GO, stdio.console_mask(), u8::from(stdio.interactive())];
+        // The command may ask for the size of its window before this process has been given the console.
+        let [a, b, c, d] =
+            if stdio.interactive() { sys::window_size(stdio.fds[0].as_fd()).unwrap_or_default() } else { [0; 4] };
+        let word = [report::GO, stdio.console_mask(), u8::from(stdio.interactive()), a, b, c, d];
         let fds: Vec<RawFd> = if plan.held {
             let handed = stdio.fds.iter().zip(stdio.terminals).filter(|(_, terminal)| !terminal);
             handed.map(|(fd, _)| fd.as_raw_fd()).collect()

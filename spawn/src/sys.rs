@@ -478,6 +478,30 @@ pub fn copy_window_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Call<()> {
     check(c_long::from(unsafe { libc::ioctl(to.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })).map(drop)
 }
 
+/// The window size of a terminal: rows and columns, 16 bits each in this machine's order.
+///
+/// # Errors
+/// The errno of ioctl(TIOCGWINSZ).
+pub fn window_size(terminal: BorrowedFd<'_>) -> Call<[u8; 4]> {
+    // SAFETY: winsize is plain data for which zero is valid.
+    let mut size: libc::winsize = unsafe { core::mem::zeroed() };
+    // SAFETY: the pointer is to a whole struct winsize.
+    check(c_long::from(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) }))?;
+    let ([a, b], [c, d]) = (size.ws_row.to_ne_bytes(), size.ws_col.to_ne_bytes());
+    Ok([a, b, c, d])
+}
+
+/// Gives a terminal a size as [`window_size`] tells it.
+///
+/// # Errors
+/// The errno of ioctl(TIOCSWINSZ).
+pub fn set_window_size(terminal: RawFd, [a, b, c, d]: [u8; 4]) -> Call<()> {
+    let (rows, columns) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointer is to a whole struct winsize.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, terminal, libc::TIOCSWINSZ as c_ulong, &raw const size) }).map(drop)
+}
+
 /// The foreground process group of the terminal whose master is `master`, as a number of this pid namespace.
 ///
 /// # Errors
