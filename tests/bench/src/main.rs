@@ -7,6 +7,7 @@
 mod fixture;
 mod idmap;
 mod measure;
+mod nic;
 mod spawn;
 mod sys;
 
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use crate::fixture::Fixture;
 use crate::measure::{Command, Linkage};
 
-const HELP: &str = "usage: bench [--dir DIR] [--scale FACTOR] [idmap] [spawn]
+const HELP: &str = "usage: bench [--dir DIR] [--scale FACTOR] [idmap] [nic] [spawn]
 
 Times the programs in DIR (target/dist) beside the system's own and prints tables. Without a word, everything.
 Needs root: the programs must be set-user-ID root, and the fixture's /etc files are mounted in a private mount
@@ -45,12 +46,12 @@ fn options() -> Result<Option<Options>, String> {
                 let scale = value.to_str().and_then(|text| text.parse().ok()).filter(|scale| *scale > 0.0);
                 options.scale = scale.ok_or_else(|| format!("--scale {}: a number above 0", value.display()))?;
             }
-            Some(section @ ("idmap" | "spawn")) => options.sections.push(section.to_owned()),
+            Some(section @ ("idmap" | "nic" | "spawn")) => options.sections.push(section.to_owned()),
             _ => return Err(format!("unknown word {}: see --help", word.display())),
         }
     }
     if options.sections.is_empty() {
-        options.sections = vec!["idmap".to_owned(), "spawn".to_owned()];
+        options.sections = ["idmap", "nic", "spawn"].map(str::to_owned).to_vec();
     }
     Ok(Some(options))
 }
@@ -88,6 +89,7 @@ fn run(options: &Options) -> io::Result<()> {
     for section in &options.sections {
         match section.as_str() {
             "idmap" => idmap::run(&fixture, &dir, options.scale)?,
+            "nic" => nic::run(&fixture, &dir, options.scale)?,
             _ => spawn::run(&fixture, &dir, options.scale)?,
         }
     }

@@ -43,11 +43,12 @@ impl Command {
         Ok(posix_spawn(self.path.as_c_str(), &actions, &PosixSpawnAttr::init()?, &self.args, &self.env)?)
     }
 
-    /// Runs it once, standard descriptors on /dev/null; from before the start to after the wait.
+    /// Runs it once, standard descriptors on /dev/null, each open one way only as a shell opens them; from before the
+    /// start to after the wait.
     pub fn time(&self) -> io::Result<(Duration, Ended)> {
-        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let (input, output) = (File::open("/dev/null")?, File::options().write(true).open("/dev/null")?);
         let begin = Instant::now();
-        let ended = sys::wait(self.spawn(&null, &null)?)?;
+        let ended = sys::wait(self.spawn(&input, &output)?)?;
         Ok((begin.elapsed(), ended))
     }
 
