@@ -41,10 +41,7 @@ pub struct Keep<'a> {
 /// # Errors
 /// The step that failed, with its cause.
 pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failure> {
-    std::panic::set_hook(Box::new(|_| {
-        program.say("internal error: this is a bug, please report it");
-        sys::exit_now(program.panic_status);
-    }));
+    set_panic_hook(program);
     sys::clear_environment().map_err(|e| step("clearenv", e))?;
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| step("setrlimit RLIMIT_CORE", e))?;
@@ -59,7 +56,7 @@ pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failur
 
     let ids = getresuid().map_err(|e| step("getresuid", e))?;
     let (uid, gid) = (ids.real, getresgid().map_err(|e| step("getresgid", e))?.real);
-    let account = account(uid, ids.effective.is_root())?;
+    let account = account(uid, ids.effective.is_root(), true)?;
 
     let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
     prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))?;
@@ -67,15 +64,212 @@ pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failur
     Ok(Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs })
 }
 
+fn set_panic_hook(program: &'static Program) {
+    std::panic::set_hook(Box::new(|_| {
+        program.say("internal error: this is a bug, please report it");
+        sys::exit_now(program.panic_status);
+    }));
+}
+
+/// What a program that ends by executing the caller's command found and [`enter_to_exec`] changed: the command gets it
+/// back, exactly.
+#[derive(Debug)]
+pub struct Inheritance {
+    environment: Vec<u8>,
+    umask: Mode,
+    core: (u64, u64),
+    file_size: (u64, u64),
+    timers: sys::Timers,
+    ignored: Vec<(Signal, bool)>,
+    blocked: SigSet,
+}
+
+/// [`enter`] for a program that ends by executing the caller's command, which may need a setuid program itself. The steps
+/// and their order are the same, but what they change is remembered, and
+///
+/// * no_new_privs is not set ([`forgo_new_privileges`] does that later, when there will be no command), nor are the
+///   caller's descriptors touched;
+/// * of RLIMIT_CORE the soft limit alone becomes 0, because an ordinary user could not raise the hard one again; not
+///   being dumpable prevents a core file of this program as well;
+/// * SIGALRM, which [`sys::lock_within`] uses, is at its default;
+/// * with `keep.saved_root` all of `keep.capabilities` stay permitted, but none is effective: [`critical`] makes them so.
+///
+/// # Errors
+/// The step that failed, with its cause.
+pub fn enter_to_exec(program: &'static Program, keep: Keep<'_>) -> Result<(Caller, Inheritance), Failure> {
+    set_panic_hook(program);
+    let environment = std::fs::read("/proc/self/environ")
+        .map_err(|e| Failure::new(format!("read /proc/self/environ: {}: is /proc mounted?", crate::report::reason(&e))))?;
+    sys::clear_environment().map_err(|e| step("clearenv", e))?;
+    let umask = umask(Mode::from_bits_truncate(0o077));
+    let core = getrlimit(Resource::RLIMIT_CORE).map_err(|e| step("getrlimit RLIMIT_CORE", e))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, core.1).map_err(|e| step("setrlimit RLIMIT_CORE", e))?;
+    let file_size = getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?;
+    setrlimit(Resource::RLIMIT_FSIZE, file_size.1, file_size.1).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
+    let timers = sys::exchange_timers(None).map_err(|e| step("setitimer", e))?;
+    let mut ignored = vec![(Signal::SIGPIPE, sys::sigpipe_was_ignored())];
+    for signal in [Signal::SIGXFSZ, Signal::SIGCHLD, Signal::SIGALRM] {
+        ignored.push((signal, sys::is_ignored(signal).map_err(|e| step("sigaction", e))?));
+    }
+    for (signal, ignore) in [
+        (Signal::SIGPIPE, true),
+        (Signal::SIGXFSZ, true),
+        (Signal::SIGCHLD, false),
+        (Signal::SIGALRM, false),
+    ] {
+        sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;
+    }
+    let mut blocked = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), Some(&mut blocked))
+        .map_err(|e| step("sigprocmask", e))?;
+    prctl::set_dumpable(false).map_err(|e| step("prctl PR_SET_DUMPABLE", e))?;
+
+    let ids = getresuid().map_err(|e| step("getresuid", e))?;
+    let (uid, gid) = (ids.real, getresgid().map_err(|e| step("getresgid", e))?.real);
+    let account = account(uid, ids.effective.is_root(), false)?;
+    let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
+    // Not installed setuid root: there is no saved uid 0 to keep, and what needs it will say so.
+    become_caller(uid, gid, Keep { saved_root: keep.saved_root && ids.effective.is_root(), ..keep })?;
+    caps::clear(None, CapSet::Effective).map_err(|e| cap_step("effective", &e))?;
+    let caller = Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs };
+    Ok((caller, Inheritance { environment, umask, core, file_size, timers, ignored, blocked }))
+}
+
+/// Sets no_new_privs, for a program that will not execute the caller's command after all.
+///
+/// # Errors
+/// The kernel's, in words.
+pub fn forgo_new_privileges() -> Result<(), Failure> {
+    prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))
+}
+
+/// A stretch of a program in which it is fully root, real, effective and saved: the caller's signals do not reach it
+/// then. (A cgroup of the caller's can still freeze or kill it.)
+#[derive(Debug)]
+pub struct Critical(());
+
+/// Becomes fully root, after [`enter_to_exec`] with saved uid 0 and CAP_SETUID. No capability is effective yet.
+///
+/// # Errors
+/// The privilege is missing, with its cause and cure.
+pub fn critical(caller: &Caller) -> Result<Critical, Failure> {
+    let root = Uid::from_raw(0);
+    let saved = getresuid().map_err(|e| step("getresuid", e))?.saved;
+    if !saved.is_root() || !read(CapSet::Permitted)?.contains(&Capability::CAP_SETUID) {
+        let why = why_powerless(caller, Capability::CAP_SETUID);
+        return Err(Failure::new(format!("cannot become root: {why} (file capabilities alone do not do here)")).status(77));
+    }
+    setresuid(root, root, root).map_err(|e| step("setresuid 0", e))?;
+    // The kernel has made every permitted capability effective (capabilities(7)).
+    caps::clear(None, CapSet::Effective).map_err(|e| cap_step("effective", &e))?;
+    Ok(Critical(()))
+}
+
+impl Critical {
+    /// Does `work` with `capability` effective as well.
+    ///
+    /// # Errors
+    /// The capability cannot be raised or lowered, in words; those of `work`.
+    pub fn with<T>(&self, capability: Capability, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        caps::raise(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
+        let result = work();
+        caps::drop(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
+        Ok(result)
+    }
+
+    /// Becomes the caller for good: no capability and no saved id is left.
+    ///
+    /// # Errors
+    /// A step failed, or something is left: the program must end.
+    pub fn end(self, caller: &Caller) -> Result<(), Failure> {
+        caps::raise(None, CapSet::Effective, Capability::CAP_SETUID).map_err(|e| cap_step("effective", &e))?;
+        let uid = Uid::from_raw(caller.uid);
+        setresuid(uid, uid, uid).map_err(|e| step("setresuid", e))?;
+        become_nobody_else(caller)
+    }
+}
+
+/// Gives up the saved uid and every capability, for good, without having been [`critical`].
+///
+/// # Errors
+/// A step failed, or something is left: the program must end.
+pub fn become_nobody_else(caller: &Caller) -> Result<(), Failure> {
+    let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
+    setresuid(uid, uid, uid).map_err(|e| step("setresuid", e))?;
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(|e| cap_step("capability", &e))?;
+    }
+    let (uids, gids) = (getresuid(), getresgid());
+    let ids_right = uids.is_ok_and(|u| u.real == uid && u.effective == uid && u.saved == uid)
+        && gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == gid);
+    let sets_right = read(CapSet::Effective)?.is_empty()
+        && read(CapSet::Permitted)?.is_empty()
+        && read(CapSet::Inheritable)?.is_empty();
+    if ids_right && sets_right {
+        Ok(())
+    } else {
+        Err(Failure::new("giving up privilege left other ids or capabilities than asked for: refusing to go on"))
+    }
+}
+
+impl Inheritance {
+    /// The value of a variable of the caller's environment.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        self.environment
+            .split(|b| *b == 0)
+            .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+
+    /// Executes `program` with `arguments` (argv\[0\] first) and everything that this program was started with:
+    /// environment, umask, limits, timers, dispositions, signal mask. Descriptors and the working directory were never
+    /// touched. Comes after [`Critical::end`]. A file that is neither binary nor names its interpreter is given to
+    /// /bin/sh, as execvp(3) does.
+    ///
+    /// # Errors
+    /// Returns only then: what execve(2) said, or a step before it.
+    pub fn exec(&self, program: &std::ffi::CStr, arguments: &[std::ffi::CString]) -> Errno {
+        let mut pieces: Vec<&[u8]> = self.environment.split(|b| *b == 0).collect();
+        // What follows the last NUL byte is no variable.
+        pieces.pop();
+        let environment: Vec<std::ffi::CString> =
+            pieces.into_iter().filter_map(|variable| std::ffi::CString::new(variable).ok()).collect();
+        let restored = || -> Result<(), Errno> {
+            umask(self.umask);
+            setrlimit(Resource::RLIMIT_CORE, self.core.0, self.core.1)?;
+            setrlimit(Resource::RLIMIT_FSIZE, self.file_size.0, self.file_size.1)?;
+            for (signal, ignore) in &self.ignored {
+                sys::set_signal(*signal, *ignore)?;
+            }
+            sys::exchange_timers(Some(self.timers))?;
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.blocked), None)
+        };
+        if let Err(error) = restored() {
+            return error;
+        }
+        match sys::exec(program, arguments, &environment) {
+            Errno::ENOEXEC => {
+                let mut shell = vec![c"sh".to_owned(), program.to_owned()];
+                shell.extend(arguments.iter().skip(1).cloned());
+                sys::exec(c"/bin/sh", &shell, &environment)
+            }
+            error => error,
+        }
+    }
+}
+
 /// Names of the real uid: from /etc/passwd; for a uid that is not there, and only where nobody but root could forge
 /// the answer, from getent. Elsewhere such a caller stays nameless, and lines with the bare uid still serve.
-fn account(uid: Uid, is_root: bool) -> Result<Account, Failure> {
+fn account(uid: Uid, is_root: bool, close_descriptors: bool) -> Result<Account, Failure> {
     let account = look_up(uid.as_raw())?;
     if !account.names.is_empty() || !is_root {
         return Ok(account);
     }
-    // On a kernel without close_range getent may inherit descriptors of the caller, which it does not look at.
-    let _ = sys::close_on_exec_from_3();
+    // On a kernel without close_range, and from a program that hands the caller's descriptors over, getent may inherit
+    // them; it does not look at them.
+    if close_descriptors {
+        let _ = sys::close_on_exec_from_3();
+    }
     Ok(match ask_getent(&uid.to_string(), true) {
         Some((name, its_uid, gid)) if its_uid == uid.as_raw() => Account { names: vec![name], gid: Some(gid) },
         _ => account,
