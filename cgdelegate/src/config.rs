@@ -307,7 +307,10 @@ fn parse_line(number: u64, line: &[u8]) -> Result<Line, String> {
             let limits = parse_limits(limits, &controllers)?;
             Ok(Line::Entry(Entry { line: number, who: parse_who(who)?, controllers, max, limits }))
         }
-        _ => Err("a line has at least three fields: WHO CONTROLLERS MAX [LIMIT=VALUE...], or is \"base PATH\"".to_owned()),
+        _ => {
+            Err("a line has at least three fields: WHO CONTROLLERS MAX [LIMIT=VALUE...], or is \"base PATH\""
+                .to_owned())
+        }
     }
 }
 
@@ -399,7 +402,11 @@ fn parse_limits(words: &[&str], controllers: &[Controller]) -> Result<Vec<Limit>
         let carriers = limit.key.carriers();
         if !carriers.is_empty() && !carriers.iter().any(|carrier| controllers.contains(carrier)) {
             let carriers: Vec<String> = carriers.iter().map(Controller::to_string).collect();
-            return Err(format!("{} needs the controller {} in the second field", limit.key.word(), carriers.join(" or ")));
+            return Err(format!(
+                "{} needs the controller {} in the second field",
+                limit.key.word(),
+                carriers.join(" or ")
+            ));
         }
         limits.push(limit);
     }
@@ -435,16 +442,19 @@ fn parse_value(key: Key, word: &str) -> Result<Value, String> {
     }
     match key {
         Key::PidsMax => number(1, 4_194_304, "processes and threads"),
-        Key::MemoryMax | Key::MemoryHigh | Key::MemorySwapMax => {
-            bytes(word).map(Value::Number).ok_or_else(|| "bytes, in digits, with K, M, G or T (1024) or without".to_owned())
-        }
+        Key::MemoryMax | Key::MemoryHigh | Key::MemorySwapMax => bytes(word)
+            .map(Value::Number)
+            .ok_or_else(|| "bytes, in digits, with K, M, G or T (1024) or without".to_owned()),
         Key::CpuMax => {
             let share = word.split_once('/').and_then(|(quota, period)| Some((decimal(quota)?, decimal(period)?)));
             match share {
                 Some((quota, period)) if (1000..=1_000_000).contains(&period) && (1000..=1 << 40).contains(&quota) => {
                     Ok(Value::Share { quota, period })
                 }
-                _ => Err("QUOTA/PERIOD in microseconds, a quota of at least 1000, a period of 1000 to 1000000".to_owned()),
+                _ => {
+                    Err("QUOTA/PERIOD in microseconds, a quota of at least 1000, a period of 1000 to 1000000"
+                        .to_owned())
+                }
             }
         }
         Key::CpuWeight | Key::IoWeight => number(1, 10_000, "a weight"),
@@ -461,12 +471,15 @@ fn decimal(word: &str) -> Option<u64> {
 
 fn bytes(word: &str) -> Option<u64> {
     let (digits, shift) = match word.strip_suffix(['K', 'M', 'G', 'T']) {
-        Some(digits) => (digits, match word.as_bytes().last() {
-            Some(b'K') => 10,
-            Some(b'M') => 20,
-            Some(b'G') => 30,
-            _ => 40,
-        }),
+        Some(digits) => (
+            digits,
+            match word.as_bytes().last() {
+                Some(b'K') => 10,
+                Some(b'M') => 20,
+                Some(b'G') => 30,
+                _ => 40,
+            },
+        ),
         None => (word, 0),
     };
     let number = decimal(digits)?.checked_mul(1_u64.checked_shl(shift)?)?;
@@ -477,7 +490,11 @@ fn bytes(word: &str) -> Option<u64> {
 fn parse_base(word: &str) -> Result<Vec<String>, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-@:\\".contains(&b);
     let good = |part: &&str| {
-        !part.is_empty() && part.len() <= 128 && !part.starts_with('.') && !part.starts_with("cgd-") && part.bytes().all(plain)
+        !part.is_empty()
+            && part.len() <= 128
+            && !part.starts_with('.')
+            && !part.starts_with("cgd-")
+            && part.bytes().all(plain)
     };
     let parts: Vec<&str> = word.split('/').collect();
     if parts.len() > 8 || !parts.iter().all(good) {

@@ -116,7 +116,8 @@ pub fn decide(ask: &Ask, facts: &Facts<'_>) -> Result<Grant, Refusal> {
             }
             continue;
         }
-        let carriers: Vec<Controller> = limit.key.carriers().into_iter().filter(|c| facts.available.contains(c)).collect();
+        let carriers: Vec<Controller> =
+            limit.key.carriers().into_iter().filter(|c| facts.available.contains(c)).collect();
         if carriers.is_empty() {
             return Err(lacking(limit.key, entry, &carrier_hint(limit.key)));
         }
@@ -216,7 +217,11 @@ fn asked_limit(limit: Limit, entry: &Entry, facts: &Facts<'_>, controllers: &[Co
         )));
     }
     if structural {
-        return if facts.unified { Ok(()) } else { Err(lacking(limit.key, entry, "this host has no cgroup2 hierarchy")) };
+        return if facts.unified {
+            Ok(())
+        } else {
+            Err(lacking(limit.key, entry, "this host has no cgroup2 hierarchy"))
+        };
     }
     let carriers = limit.key.carriers();
     if carriers.iter().any(|carrier| controllers.contains(carrier)) {
@@ -266,10 +271,7 @@ fn no_entry(facts: &Facts<'_>) -> Refusal {
 }
 
 fn lacking(key: Key, entry: &Entry, cause: &str) -> Refusal {
-    Refusal {
-        why: format!("{} of {PATH}:{} cannot be set: {cause}", key.word(), entry.line),
-        status: UNAVAILABLE,
-    }
+    Refusal { why: format!("{} of {PATH}:{} cannot be set: {cause}", key.word(), entry.line), status: UNAVAILABLE }
 }
 
 fn carrier_hint(key: Key) -> String {
@@ -361,7 +363,9 @@ mod tests {
 
     #[test]
     fn descendants_and_depth_are_always_limited() {
-        for (text, descendants, depth) in [("alice - 3", 1000, 16), ("alice - 3 cgroup.max.descendants=20 cgroup.max.depth=2", 20, 2)] {
+        for (text, descendants, depth) in
+            [("alice - 3", 1000, 16), ("alice - 3 cgroup.max.descendants=20 cgroup.max.depth=2", 20, 2)]
+        {
             let entry = line(text);
             let grant = decide(&Ask::default(), &facts(Some(&entry), &[])).unwrap();
             let number = |limits: &[Limit], key| limits.iter().find(|l| l.key == key).map(|l| l.value);
@@ -377,7 +381,8 @@ mod tests {
         let entry = line("alice - 1");
         let ask = |owner| Ask { owner, ..Ask::default() };
         let base = || facts(Some(&entry), &[]);
-        let owner = |ask: &Ask, facts: &Facts<'_>| decide(ask, facts).map(|g| (g.owner.uid, g.owner.gid, g.owner.group_writes));
+        let owner =
+            |ask: &Ask, facts: &Facts<'_>| decide(ask, facts).map(|g| (g.owner.uid, g.owner.gid, g.owner.group_writes));
         assert_eq!(owner(&ask(None), &base()), Ok((1001, 100_000, true)));
         assert_eq!(owner(&ask(None), &Facts { subordinate_gid: None, ..base() }), Ok((1001, 1101, false)));
         assert_eq!(owner(&ask(Some((1001, Some(1101)))), &base()), Ok((1001, 1101, false)));

@@ -20,7 +20,9 @@ impl Name {
     /// # Errors
     /// What is wrong, in words.
     pub fn new(word: &str) -> Result<Self, String> {
-        let bad = |why: &str| Err(format!("\"{}\" is no name for a cgroup: {why}", word.chars().take(80).collect::<String>()));
+        let bad = |why: &str| {
+            Err(format!("\"{}\" is no name for a cgroup: {why}", word.chars().take(80).collect::<String>()))
+        };
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
         if word.is_empty() || word.len() > MAX_NAME || !word.bytes().all(plain) {
             return bad("1 to 64 of A-Za-z0-9_.- are allowed");
@@ -32,7 +34,7 @@ impl Name {
             return bad("cgd- is for the directories of users");
         }
         let kernel = |prefix: &&str| word.strip_prefix(*prefix).is_some_and(|rest| rest.starts_with('.'));
-        if KERNEL_PREFIXES.iter().any(|prefix| kernel(&prefix)) || KERNEL_FILES.contains(&word) {
+        if KERNEL_PREFIXES.iter().any(|prefix| kernel(prefix)) || KERNEL_FILES.contains(&word) {
             return bad("the kernel's own files begin so");
         }
         if UNIT_SUFFIXES.iter().any(|suffix| word.ends_with(suffix)) {
@@ -56,15 +58,26 @@ impl core::fmt::Display for Name {
 
 /// Controllers, whose files in a cgroup begin with their names.
 const KERNEL_PREFIXES: [&str; 17] = [
-    "blkio", "cgroup", "cpu", "cpuacct", "cpuset", "debug", "devices", "dmem", "freezer", "hugetlb", "io", "irq", "memory",
-    "misc", "net_cls", "pids", "rdma",
+    "blkio", "cgroup", "cpu", "cpuacct", "cpuset", "debug", "devices", "dmem", "freezer", "hugetlb", "io", "irq",
+    "memory", "misc", "net_cls", "pids", "rdma",
 ];
 
 /// Files of a v1 cgroup without such a prefix, and two controllers with few files.
-const KERNEL_FILES: [&str; 5] = ["tasks", "notify_on_release", "release_agent", "net_prio.ifpriomap", "net_prio.prioidx"];
+const KERNEL_FILES: [&str; 5] =
+    ["tasks", "notify_on_release", "release_agent", "net_prio.ifpriomap", "net_prio.prioidx"];
 
 const UNIT_SUFFIXES: [&str; 11] = [
-    ".automount", ".device", ".mount", ".path", ".scope", ".service", ".slice", ".socket", ".swap", ".target", ".timer",
+    ".automount",
+    ".device",
+    ".mount",
+    ".path",
+    ".scope",
+    ".service",
+    ".slice",
+    ".socket",
+    ".swap",
+    ".target",
+    ".timer",
 ];
 
 /// What a call asks for beyond the name.
@@ -192,7 +205,8 @@ impl Options {
                 continue;
             }
             let text = word.to_str().ok_or_else(|| "an option is not UTF-8".to_owned())?;
-            let (name, given) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
+            let (name, given) =
+                text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
             if name == "--help" {
                 self.help = true;
                 continue;
@@ -215,7 +229,8 @@ impl Options {
                 *flag = true;
                 continue;
             }
-            let value = given.or_else(|| words.next()?.into_string().ok()).ok_or_else(|| format!("{name} needs a value"))?;
+            let value =
+                given.or_else(|| words.next()?.into_string().ok()).ok_or_else(|| format!("{name} needs a value"))?;
             self.value(name, &value).map_err(|why| format!("{name} {value}: {why}"))?;
         }
         Ok(())
@@ -233,7 +248,9 @@ impl Options {
             }
             "--owner" => {
                 let (uid, gid) = value.split_once(':').map_or((value, None), |(uid, gid)| (uid, Some(gid)));
-                let id = |word: &str| helper::caller::plain_number(word.as_bytes()).ok_or_else(|| format!("\"{word}\" is no id"));
+                let id = |word: &str| {
+                    helper::caller::plain_number(word.as_bytes()).ok_or_else(|| format!("\"{word}\" is no id"))
+                };
                 self.ask.owner = Some((id(uid)?, gid.map(id).transpose()?));
                 Ok(())
             }
@@ -273,7 +290,9 @@ impl Options {
             return Err(match (verb, self.plain.len()) {
                 ("list", _) => "list takes no name".to_owned(),
                 (_, 0) => format!("{verb} needs a name"),
-                _ => format!("{verb} takes one name{}", if verb == "run" { "; the command comes after --" } else { "" }),
+                _ => {
+                    format!("{verb} takes one name{}", if verb == "run" { "; the command comes after --" } else { "" })
+                }
             });
         };
         let name = Name::new(&word.to_string_lossy())?;
@@ -282,7 +301,9 @@ impl Options {
         }
         match verb {
             "run" => match self.command {
-                Some(command) if !command.is_empty() => Ok(Request::Run { name, ask: self.ask, join: self.join, command }),
+                Some(command) if !command.is_empty() => {
+                    Ok(Request::Run { name, ask: self.ask, join: self.join, command })
+                }
                 _ => Err("run needs a command: cgdelegate run NAME -- COMMAND".to_owned()),
             },
             "attach" => Ok(Request::Attach { name, ask: self.ask, pid: self.pid }),
@@ -296,7 +317,8 @@ impl Options {
 fn cpus(word: &str) -> Result<Limit, String> {
     let bad = || "a number of processors, as 2 or 0.5, at least 0.01".to_owned();
     let (whole, part) = word.split_once('.').unwrap_or((word, "0"));
-    let digits = |text: &str, most: usize| !text.is_empty() && text.len() <= most && text.bytes().all(|b| b.is_ascii_digit());
+    let digits =
+        |text: &str, most: usize| !text.is_empty() && text.len() <= most && text.bytes().all(|b| b.is_ascii_digit());
     if !digits(whole, 5) || !digits(part, 3) {
         return Err(bad());
     }
@@ -317,9 +339,9 @@ mod tests {
 
     #[test]
     fn requests_are_read() {
-        let Ok(Request::Run { name, ask, join, command }) =
-            words("run build1 --memory 1G --limit=pids.max=5 --cpus 1.5 --controllers pids,memory --owner 7:8 -- make -j2 -- x")
-        else {
+        let Ok(Request::Run { name, ask, join, command }) = words(
+            "run build1 --memory 1G --limit=pids.max=5 --cpus 1.5 --controllers pids,memory --owner 7:8 -- make -j2 -- x",
+        ) else {
             panic!()
         };
         assert_eq!((name.as_str(), join, command.len()), ("build1", false, 4));
@@ -330,7 +352,9 @@ mod tests {
         assert!(matches!(words("create c --owner 7"), Ok(Request::Create { .. })));
         assert!(matches!(words("delete c --kill"), Ok(Request::Delete { kill: true, .. })));
         assert!(matches!(words("list --json"), Ok(Request::List { json: true })));
-        assert!(matches!(words("prune --dry-run /a /b"), Ok(Request::Prune { dry_run: true, paths }) if paths.len() == 2));
+        assert!(
+            matches!(words("prune --dry-run /a /b"), Ok(Request::Prune { dry_run: true, paths }) if paths.len() == 2)
+        );
         assert!(matches!(words("run x --check"), Ok(Request::Check { .. })));
         assert!(matches!(words("check --pids 5"), Ok(Request::Check { .. })));
         assert_eq!(words("run --help"), Ok(Request::Help));
@@ -339,13 +363,44 @@ mod tests {
     #[test]
     fn these_are_usage_errors() {
         for line in [
-            "", "x", "run", "run x", "run x --", "run x y -- z", "run ../x -- y", "run a/b -- y", "run . -- y", "run .x -- y",
-            "run cgroup.procs -- y", "run memory.max -- y", "run tasks -- y", "run x.service -- y", "run cgd-1 -- y",
-            "run x --kill -- y", "run x --pid 3 -- y", "create", "create x -- y", "create x --join", "delete", "delete x y",
-            "list x", "attach x --pid 0", "attach x --pid -1", "attach x --pid 1x", "attach x --pid", "create x --limit a=b",
-            "create x --memory 1g", "create x --cpus 0.001", "create x --cpus 1.", "create x --pids 5 --pids 6",
-            "create x --limit pids.max=1 --pids 6", "create x --owner a", "create x --owner 4294967295", "list --json=1",
-            "create x --controllers v1:memory", "create -x",
+            "",
+            "x",
+            "run",
+            "run x",
+            "run x --",
+            "run x y -- z",
+            "run ../x -- y",
+            "run a/b -- y",
+            "run . -- y",
+            "run .x -- y",
+            "run cgroup.procs -- y",
+            "run memory.max -- y",
+            "run tasks -- y",
+            "run x.service -- y",
+            "run cgd-1 -- y",
+            "run x --kill -- y",
+            "run x --pid 3 -- y",
+            "create",
+            "create x -- y",
+            "create x --join",
+            "delete",
+            "delete x y",
+            "list x",
+            "attach x --pid 0",
+            "attach x --pid -1",
+            "attach x --pid 1x",
+            "attach x --pid",
+            "create x --limit a=b",
+            "create x --memory 1g",
+            "create x --cpus 0.001",
+            "create x --cpus 1.",
+            "create x --pids 5 --pids 6",
+            "create x --limit pids.max=1 --pids 6",
+            "create x --owner a",
+            "create x --owner 4294967295",
+            "list --json=1",
+            "create x --controllers v1:memory",
+            "create -x",
         ] {
             assert!(words(line).is_err(), "{line}");
         }

@@ -102,8 +102,9 @@ pub fn look_up(uid: u32) -> Result<Account, Failure> {
     passwd.each_line(each).map_err(|why| refused(format!("read {PASSWD}: {why}")))?;
     if let Some((last, _)) = found.last().cloned() {
         let each = |number: u64, line: &[u8]| {
-            let name = line.split(|b| *b == b':').next().unwrap_or_default();
-            found.retain(|(at, candidate)| *at <= number || candidate != name);
+            if let Some((name, _, _)) = parse_passwd(line) {
+                found.retain(|(at, candidate)| *at <= number || candidate != name);
+            }
             if number < last { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         passwd.each_line(each).map_err(|why| refused(format!("read {PASSWD}: {why}")))?;

@@ -11,7 +11,9 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, getresgid, getresuid, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Uid, geteuid, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
+};
 use std::os::unix::fs::MetadataExt as _;
 
 /// What is left of root after [`enter`].
@@ -41,6 +43,23 @@ pub struct Keep<'a> {
 /// # Errors
 /// The step that failed, with its cause.
 pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failure> {
+    sequence(program, keep, false).map(|(caller, _)| caller)
+}
+
+/// [`enter`] for a program that has a critical section ([`FullRoot`]) and execs no program of the caller's: saved uid
+/// and saved gid stay 0, and the supplementary groups are given up. They are returned, for a decision about the caller.
+///
+/// A program that is not installed setuid root (or is run under no_new_privs) enters as with [`enter`], without root:
+/// its `--help` works, and [`FullRoot::begin`] says what is missing.
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_with_root(program: &'static Program, capabilities: &[Capability]) -> Result<(Caller, Vec<u32>), Failure> {
+    let saved_root = geteuid().is_root();
+    sequence(program, Keep { capabilities, saved_root }, saved_root)
+}
+
+fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(Caller, Vec<u32>), Failure> {
     set_panic_hook(program);
     sys::clear_environment().map_err(|e| step("clearenv", e))?;
     umask(Mode::from_bits_truncate(0o077));
@@ -60,8 +79,61 @@ pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failur
 
     let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
     prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))?;
-    become_caller(uid, gid, keep)?;
-    Ok(Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs })
+    let groups = getgroups().map_err(|e| step("getgroups", e))?.into_iter().map(Gid::as_raw).collect();
+    if alone {
+        setgroups(&[]).map_err(|e| step("setgroups", e))?;
+    }
+    become_caller(uid, gid, keep, alone)?;
+    Ok((Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs }, groups))
+}
+
+/// A critical section that no signal of the caller's reaches. While it lives the real and saved ids are root's, which
+/// is what kill(2) asks about, and files are opened and made as root (setfsuid(2)). The effective ids stay the
+/// caller's: they are the way back, for which no capability is kept. A program executed from here, once its own
+/// effective ids are set to 0, has root's ids alone.
+#[derive(Debug)]
+pub struct FullRoot {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl FullRoot {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// The program has no saved uid 0: in words, with the cure.
+    pub fn begin(caller: &Caller) -> Result<Self, Failure> {
+        let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
+        let (root, root_gid) = (Uid::from_raw(0), Gid::from_raw(0));
+        if setresuid(root, uid, root).is_err() {
+            return Err(Failure::new(format!(
+                "it must be installed setuid root: {}",
+                why_powerless(caller, Capability::CAP_NET_ADMIN)
+            )));
+        }
+        // From here on dropping this value is the way back.
+        let section = Self { uid, gid };
+        setresgid(root_gid, gid, root_gid).map_err(|e| step("setresgid", e))?;
+        setfsuid(root);
+        setfsgid(root_gid);
+        // Neither call tells of an error; a second one returns the id that is in force.
+        if setfsuid(root) == root && setfsgid(root_gid) == root_gid {
+            Ok(section)
+        } else {
+            Err(Failure::new("setfsuid: the kernel did not take root's ids: refusing to go on"))
+        }
+    }
+}
+
+impl Drop for FullRoot {
+    fn drop(&mut self) {
+        // setresuid and setresgid set the ids for file access to the effective ones again.
+        let back = setresgid(self.gid, self.gid, Gid::from_raw(0))
+            .and_then(|()| setresuid(self.uid, self.uid, Uid::from_raw(0)));
+        if back.is_err() {
+            sys::exit_now(70);
+        }
+    }
 }
 
 fn set_panic_hook(program: &'static Program) {
@@ -84,22 +156,27 @@ pub struct Inheritance {
     blocked: SigSet,
 }
 
-/// [`enter`] for a program that ends by executing the caller's command, which may need a setuid program itself. The steps
-/// and their order are the same, but what they change is remembered, and
+/// [`enter`] for a program that has a critical section ([`FullRoot`]) and ends by executing the caller's command, which
+/// may need a setuid program itself. Saved uid and gid stay 0, the supplementary groups stay the caller's and are
+/// returned. The steps and their order are those of [`enter`], but what they change is remembered, and
 ///
-/// * no_new_privs is not set ([`forgo_new_privileges`] does that later, when there will be no command), nor are the
-///   caller's descriptors touched;
+/// * no_new_privs is not set ([`forgo_new_privileges`] does that once it is clear that no command will be executed), nor
+///   are the caller's descriptors touched;
 /// * of RLIMIT_CORE the soft limit alone becomes 0, because an ordinary user could not raise the hard one again; not
 ///   being dumpable prevents a core file of this program as well;
 /// * SIGALRM, which [`sys::lock_within`] uses, is at its default;
-/// * with `keep.saved_root` all of `keep.capabilities` stay permitted, but none is effective: [`critical`] makes them so.
+/// * `capabilities` stay permitted but none is effective: [`with`] makes it so for a moment.
 ///
 /// # Errors
 /// The step that failed, with its cause.
-pub fn enter_to_exec(program: &'static Program, keep: Keep<'_>) -> Result<(Caller, Inheritance), Failure> {
+pub fn enter_to_exec(
+    program: &'static Program,
+    capabilities: &[Capability],
+) -> Result<(Caller, Vec<u32>, Inheritance), Failure> {
     set_panic_hook(program);
-    let environment = std::fs::read("/proc/self/environ")
-        .map_err(|e| Failure::new(format!("read /proc/self/environ: {}: is /proc mounted?", crate::report::reason(&e))))?;
+    let environment = std::fs::read("/proc/self/environ").map_err(|e| {
+        Failure::new(format!("read /proc/self/environ: {}: is /proc mounted?", crate::report::reason(&e)))
+    })?;
     sys::clear_environment().map_err(|e| step("clearenv", e))?;
     let umask = umask(Mode::from_bits_truncate(0o077));
     let core = getrlimit(Resource::RLIMIT_CORE).map_err(|e| step("getrlimit RLIMIT_CORE", e))?;
@@ -111,12 +188,9 @@ pub fn enter_to_exec(program: &'static Program, keep: Keep<'_>) -> Result<(Calle
     for signal in [Signal::SIGXFSZ, Signal::SIGCHLD, Signal::SIGALRM] {
         ignored.push((signal, sys::is_ignored(signal).map_err(|e| step("sigaction", e))?));
     }
-    for (signal, ignore) in [
-        (Signal::SIGPIPE, true),
-        (Signal::SIGXFSZ, true),
-        (Signal::SIGCHLD, false),
-        (Signal::SIGALRM, false),
-    ] {
+    for (signal, ignore) in
+        [(Signal::SIGPIPE, true), (Signal::SIGXFSZ, true), (Signal::SIGCHLD, false), (Signal::SIGALRM, false)]
+    {
         sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;
     }
     let mut blocked = SigSet::empty();
@@ -128,11 +202,13 @@ pub fn enter_to_exec(program: &'static Program, keep: Keep<'_>) -> Result<(Calle
     let (uid, gid) = (ids.real, getresgid().map_err(|e| step("getresgid", e))?.real);
     let account = account(uid, ids.effective.is_root(), false)?;
     let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
-    // Not installed setuid root: there is no saved uid 0 to keep, and what needs it will say so.
-    become_caller(uid, gid, Keep { saved_root: keep.saved_root && ids.effective.is_root(), ..keep })?;
+    let groups = getgroups().map_err(|e| step("getgroups", e))?.into_iter().map(Gid::as_raw).collect();
+    // Not installed setuid root: there is no saved uid 0 to keep, and FullRoot::begin will say so.
+    let saved_root = ids.effective.is_root();
+    become_caller(uid, gid, Keep { capabilities, saved_root }, saved_root)?;
     caps::clear(None, CapSet::Effective).map_err(|e| cap_step("effective", &e))?;
     let caller = Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs };
-    Ok((caller, Inheritance { environment, umask, core, file_size, timers, ignored, blocked }))
+    Ok((caller, groups, Inheritance { environment, umask, core, file_size, timers, ignored, blocked }))
 }
 
 /// Sets no_new_privs, for a program that will not execute the caller's command after all.
@@ -143,73 +219,28 @@ pub fn forgo_new_privileges() -> Result<(), Failure> {
     prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))
 }
 
-/// A stretch of a program in which it is fully root, real, effective and saved: the caller's signals do not reach it
-/// then. (A cgroup of the caller's can still freeze or kill it.)
-#[derive(Debug)]
-pub struct Critical(());
-
-/// Becomes fully root, after [`enter_to_exec`] with saved uid 0 and CAP_SETUID. No capability is effective yet.
+/// Does `work` with a permitted capability effective as well, and no longer.
 ///
 /// # Errors
-/// The privilege is missing, with its cause and cure.
-pub fn critical(caller: &Caller) -> Result<Critical, Failure> {
-    let root = Uid::from_raw(0);
-    let saved = getresuid().map_err(|e| step("getresuid", e))?.saved;
-    if !saved.is_root() || !read(CapSet::Permitted)?.contains(&Capability::CAP_SETUID) {
-        let why = why_powerless(caller, Capability::CAP_SETUID);
-        return Err(Failure::new(format!("cannot become root: {why} (file capabilities alone do not do here)")).status(77));
-    }
-    setresuid(root, root, root).map_err(|e| step("setresuid 0", e))?;
-    // The kernel has made every permitted capability effective (capabilities(7)).
-    caps::clear(None, CapSet::Effective).map_err(|e| cap_step("effective", &e))?;
-    Ok(Critical(()))
+/// The capability cannot be raised or lowered, in words.
+pub fn with<T>(capability: Capability, work: impl FnOnce() -> T) -> Result<T, Failure> {
+    caps::raise(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
+    let result = work();
+    caps::drop(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
+    Ok(result)
 }
 
-impl Critical {
-    /// Does `work` with `capability` effective as well.
-    ///
-    /// # Errors
-    /// The capability cannot be raised or lowered, in words; those of `work`.
-    pub fn with<T>(&self, capability: Capability, work: impl FnOnce() -> T) -> Result<T, Failure> {
-        caps::raise(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
-        let result = work();
-        caps::drop(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
-        Ok(result)
-    }
-
-    /// Becomes the caller for good: no capability and no saved id is left.
-    ///
-    /// # Errors
-    /// A step failed, or something is left: the program must end.
-    pub fn end(self, caller: &Caller) -> Result<(), Failure> {
-        caps::raise(None, CapSet::Effective, Capability::CAP_SETUID).map_err(|e| cap_step("effective", &e))?;
-        let uid = Uid::from_raw(caller.uid);
-        setresuid(uid, uid, uid).map_err(|e| step("setresuid", e))?;
-        become_nobody_else(caller)
-    }
-}
-
-/// Gives up the saved uid and every capability, for good, without having been [`critical`].
+/// Becomes the caller and nobody else, for good, outside of [`FullRoot`]: no saved id of root and no capability is left.
 ///
 /// # Errors
 /// A step failed, or something is left: the program must end.
-pub fn become_nobody_else(caller: &Caller) -> Result<(), Failure> {
-    let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
-    setresuid(uid, uid, uid).map_err(|e| step("setresuid", e))?;
-    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
-        caps::clear(None, set).map_err(|e| cap_step("capability", &e))?;
-    }
-    let (uids, gids) = (getresuid(), getresgid());
-    let ids_right = uids.is_ok_and(|u| u.real == uid && u.effective == uid && u.saved == uid)
-        && gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == gid);
-    let sets_right = read(CapSet::Effective)?.is_empty()
-        && read(CapSet::Permitted)?.is_empty()
-        && read(CapSet::Inheritable)?.is_empty();
-    if ids_right && sets_right {
-        Ok(())
-    } else {
-        Err(Failure::new("giving up privilege left other ids or capabilities than asked for: refusing to go on"))
-    }
+pub fn become_caller_for_good(caller: &Caller) -> Result<(), Failure> {
+    become_caller(
+        Uid::from_raw(caller.uid),
+        Gid::from_raw(caller.gid),
+        Keep { capabilities: &[], saved_root: false },
+        false,
+    )
 }
 
 impl Inheritance {
@@ -223,7 +254,8 @@ impl Inheritance {
 
     /// Executes `program` with `arguments` (argv\[0\] first) and everything that this program was started with:
     /// environment, umask, limits, timers, dispositions, signal mask. Descriptors and the working directory were never
-    /// touched. Comes after [`Critical::end`]. A file that is neither binary nor names its interpreter is given to
+    /// touched. Comes after
+    /// [`become_caller_for_good`]. A file that is neither binary nor names its interpreter is given to
     /// /bin/sh, as execvp(3) does.
     ///
     /// # Errors
@@ -276,13 +308,14 @@ fn account(uid: Uid, is_root: bool, close_descriptors: bool) -> Result<Account, 
     })
 }
 
-fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>) -> Result<(), Failure> {
+fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Result<(), Failure> {
     let had = read(CapSet::Permitted)?;
     let kept: CapsHashSet = keep.capabilities.iter().copied().filter(|c| had.contains(c)).collect();
     caps::clear(None, CapSet::Inheritable).map_err(|e| cap_step("inheritable", &e))?;
     prctl::set_keepcaps(true).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
     let saved = if keep.saved_root { Uid::from_raw(0) } else { uid };
-    setresgid(gid, gid, gid).map_err(|e| step("setresgid", e))?;
+    let saved_gid = if saved_root_gid { Gid::from_raw(0) } else { gid };
+    setresgid(gid, gid, saved_gid).map_err(|e| step("setresgid", e))?;
     setresuid(uid, uid, saved).map_err(|e| step("setresuid", e))?;
     prctl::set_keepcaps(false).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
     // Effective before permitted: the kernel refuses a permitted set that lacks an effective capability.
@@ -294,7 +327,7 @@ fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>) -> Result<(), Failure> {
 
     let (uids, gids) = (getresuid(), getresgid());
     let uids_right = uids.is_ok_and(|u| u.real == uid && u.effective == uid && u.saved == saved);
-    let gids_right = gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == gid);
+    let gids_right = gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == saved_gid);
     let sets_right =
         read(CapSet::Effective)? == kept && read(CapSet::Permitted)? == kept && read(CapSet::Inheritable)?.is_empty();
     if uids_right && gids_right && sets_right {

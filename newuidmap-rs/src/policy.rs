@@ -134,7 +134,11 @@ fn ground(at: usize, extent: Extent, facts: &Facts<'_>) -> Result<Ground, Refusa
     let why = match facts.no_file {
         Some(why) => why.to_owned(),
         None => {
-            let mut why = facts.coverage.describe(path, facts.caller_name);
+            let mut why = String::new();
+            if facts.account_gid.is_none() {
+                why.push_str("Cannot determine your user name. Only a line with your uid could grant it: ");
+            }
+            why.push_str(&facts.coverage.describe(path, facts.caller_name));
             for (line, reason) in facts.coverage.ignored.iter().take(2) {
                 why.push_str(&format!("; line {line} is ignored: {reason}"));
             }

@@ -71,6 +71,40 @@ pub fn pidfd_lives(pidfd: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
+/// Opens the user namespace that owns the namespace of `namespace` (NS_GET_USERNS of ioctl_ns(2), Linux 4.9).
+///
+/// # Errors
+/// EPERM when it is outside the caller's own user namespace; ENOTTY when `namespace` is none, or before Linux 4.9.
+pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    namespace_ioctl(namespace, libc::NS_GET_USERNS)
+}
+
+/// Opens the parent of a user namespace (NS_GET_PARENT of ioctl_ns(2), Linux 4.9).
+///
+/// # Errors
+/// EPERM when there is none, or it is outside the caller's own user namespace.
+pub fn parent_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    namespace_ioctl(namespace, libc::NS_GET_PARENT)
+}
+
+fn namespace_ioctl(namespace: BorrowedFd<'_>, request: libc::Ioctl) -> Result<OwnedFd, Errno> {
+    // SAFETY: both requests take no argument and return a descriptor, which is close-on-exec.
+    let made = Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), request) })?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+/// The uid of the owner of a user namespace (NS_GET_OWNER_UID of ioctl_ns(2), Linux 4.11).
+///
+/// # Errors
+/// EINVAL when it is no user namespace; ENOTTY on older kernels.
+pub fn namespace_owner(namespace: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut uid: libc::uid_t = u32::MAX;
+    // SAFETY: the request writes one uid_t through the pointer, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut uid) })?;
+    Ok(uid)
+}
+
 /// Marks every descriptor from 3 on close-on-exec (close_range(2), from Linux 5.11 on).
 ///
 /// # Errors
@@ -228,9 +262,8 @@ pub fn mount_named_hierarchy(name: &CStr) -> Result<OwnedFd, Errno> {
     let set = |command: libc::c_int, key: Option<&CStr>, value: Option<&CStr>| {
         let pointer = |text: Option<&CStr>| text.map_or(core::ptr::null(), CStr::as_ptr);
         // SAFETY: each pointer is null or a NUL-terminated string that outlives the call.
-        let done = unsafe {
-            libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, pointer(key), pointer(value), 0)
-        };
+        let done =
+            unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, pointer(key), pointer(value), 0) };
         Errno::result(done).map(drop)
     };
     set(SET_FLAG, Some(c"none"), None)?;
@@ -268,18 +301,6 @@ pub fn pidfd_kill(pidfd: &OwnedFd) -> Result<(), Errno> {
     Errno::result(sent).map(drop)
 }
 
-/// The uid of who made the user namespace behind a descriptor of /proc/PID/ns/user (ioctl_ns(2), from Linux 4.11 on).
-///
-/// # Errors
-/// ENOTTY before.
-pub fn user_namespace_owner(namespace: &impl AsFd) -> Result<u32, Errno> {
-    const NS_GET_OWNER_UID: libc::c_ulong = 0xb704;
-    let mut uid: libc::uid_t = u32::MAX;
-    // SAFETY: the request writes one uid_t.
-    Errno::result(unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_OWNER_UID as _, &raw mut uid) })?;
-    Ok(uid)
-}
-
 /// The value of an extended attribute, at most `limit` bytes (fgetxattr(2)).
 ///
 /// # Errors
@@ -287,9 +308,8 @@ pub fn user_namespace_owner(namespace: &impl AsFd) -> Result<u32, Errno> {
 pub fn attribute(file: &impl AsFd, name: &CStr, limit: usize) -> Result<Vec<u8>, Errno> {
     let mut value = vec![0_u8; limit];
     // SAFETY: a NUL-terminated string, and a buffer with its own length.
-    let read = unsafe {
-        libc::fgetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-    };
+    let read =
+        unsafe { libc::fgetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     let read = usize::try_from(Errno::result(read)?).map_err(|_| Errno::EINVAL)?;
     value.truncate(read);
     Ok(value)
@@ -301,9 +321,8 @@ pub fn attribute(file: &impl AsFd, name: &CStr, limit: usize) -> Result<Vec<u8>,
 /// EPERM without CAP_SYS_ADMIN in `trusted.*`; EOPNOTSUPP.
 pub fn set_attribute(file: &impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
     // SAFETY: a NUL-terminated string, and a buffer with its own length.
-    let set = unsafe {
-        libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-    };
+    let set =
+        unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(set).map(drop)
 }
 

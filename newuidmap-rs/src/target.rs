@@ -141,6 +141,15 @@ impl Target {
         if is_procfs(&opened) { Ok(File::from(opened)) } else { Err(Errno::EXDEV) }
     }
 
+    /// Opens a namespace of the process: `ns/net` and so on. The kernel asks whether this program, with its effective
+    /// ids, may read the process (ptrace(2), PTRACE_MODE_READ_FSCREDS).
+    ///
+    /// # Errors
+    /// EACCES when it may not; ENOENT or ESRCH when the process is gone.
+    pub fn open_namespace(&self, file: &str) -> Result<OwnedFd, Errno> {
+        openat(&self.directory, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())
+    }
+
     /// The first bytes of a file of the process directory, at most `limit`; `None` when it cannot be read.
     #[must_use]
     pub fn read_file(&self, file: &str, limit: u64) -> Option<String> {
