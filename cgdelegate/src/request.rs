@@ -34,7 +34,7 @@ impl Name {
             return bad("cgd- is for the directories of users");
         }
         let kernel = |prefix: &&str| word.strip_prefix(*prefix).is_some_and(|rest| rest.starts_with('.'));
-        if KERNEL_PREFIXES.iter().any(|prefix| kernel(prefix)) || KERNEL_FILES.contains(&word) {
+        if KERNEL_PREFIXES.iter().any(kernel) || KERNEL_FILES.contains(&word) {
             return bad("the kernel's own files begin so");
         }
         if UNIT_SUFFIXES.iter().any(|suffix| word.ends_with(suffix)) {
@@ -277,8 +277,9 @@ impl Options {
         if verb != "run" && self.command.is_some() {
             return Err(format!("{verb} takes no command"));
         }
-        if verb == "list" && self.plain.is_empty() {
-            return Ok(Request::List { json: self.json });
+        if verb == "list" {
+            let listed = if self.plain.is_empty() { Ok(Request::List { json: self.json }) } else { Err(()) };
+            return listed.map_err(|()| "list takes no name".to_owned());
         }
         if verb == "prune" {
             return Ok(Request::Prune { dry_run: self.dry_run, paths: self.plain });
@@ -288,7 +289,6 @@ impl Options {
         }
         let [word] = self.plain.as_slice() else {
             return Err(match (verb, self.plain.len()) {
-                ("list", _) => "list takes no name".to_owned(),
                 (_, 0) => format!("{verb} needs a name"),
                 _ => {
                     format!("{verb} takes one name{}", if verb == "run" { "; the command comes after --" } else { "" })

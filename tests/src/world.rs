@@ -293,6 +293,7 @@ impl World {
         let capability = match name {
             "newuidmap" => Kind::Uid.capability(),
             "newgidmap" => Kind::Gid.capability(),
+            "cgdelegate" => return self.mode(path, 0o4755),
             _ => return,
         };
         match install {
@@ -411,7 +412,7 @@ fn read_programs() -> HashMap<String, Result<Vec<u8>, String>> {
         UnderTest::Theirs => PathBuf::from("/usr/bin"),
         UnderTest::Ours => helpers_dir(),
     };
-    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap"]
+    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "cgdelegate"]
         .into_iter()
         .map(|name| (name.to_owned(), read(&directory.join(name))))
         .collect();
