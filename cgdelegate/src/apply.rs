@@ -372,11 +372,14 @@ impl<'a> Session<'a> {
     }
 
     /// Removes the user's own directory, and our own base, where they are empty; forgets the bases when nothing is left.
+    /// Gives the names of the hierarchies that nobody mounts and that have lost their base, for
+    /// [`crate::hierarchy::let_go`], which comes when this session has ended.
     ///
     /// # Errors
     /// The kernel's, in words.
-    pub fn tidy(&mut self) -> Result<(), Failure> {
+    pub fn tidy(&mut self) -> Result<Vec<String>, Failure> {
         let mut empty = true;
+        let mut lost = Vec::new();
         for site in &self.sites {
             let base = site.base.open(&site.top, false).map_err(|e| site.base_failure(e))?;
             let Some(base) = base else { continue };
@@ -387,10 +390,18 @@ impl<'a> Session<'a> {
             }
             if site.base.path.len() == 1 && site.base.path.first().is_some_and(|part| part == OWN_BASE) {
                 // Another user's directory keeps it; if that is being made just now, its maker starts again.
-                let _ = site.top.remove(OWN_BASE);
+                if site.top.remove(OWN_BASE).is_ok()
+                    && site.hierarchy.mounts.is_empty()
+                    && let Some(Controller::Named(name)) = site.hierarchy.controllers.first()
+                {
+                    lost.push(name.clone());
+                }
             }
         }
-        if empty { self.ledger.clear() } else { Ok(()) }
+        if empty {
+            self.ledger.clear()?;
+        }
+        Ok(lost)
     }
 
     /// Makes a cgroup in every hierarchy of this call, limited, and root's. [`Session::hand_over`] comes next.

@@ -4,7 +4,7 @@
 
 use crate::apply::{Kind, Node, Session};
 use crate::config::{self, Config, Controller, Who};
-use crate::hierarchy::Host;
+use crate::hierarchy::{Host, let_go};
 use crate::ledger;
 use crate::leftovers;
 use crate::policy::{self, Facts, Grant};
@@ -278,7 +278,10 @@ impl Call<'_> {
             result = session.remove(&node);
         }
         result?;
-        session.tidy()
+        let lost = session.tidy()?;
+        drop(session);
+        let_go(&lost);
+        Ok(())
     }
 
     /// list: the caller's cgroups; root's list has everybody's.
@@ -307,6 +310,7 @@ impl Call<'_> {
         let host = Host::look()?;
         let mut text = String::new();
         let mut result = Ok(());
+        let mut lost = Vec::new();
         for uid in self.users()? {
             let mut session = Session::open(self.caller, uid, &host, &[], None)?;
             for node in session.nodes()?.iter().filter(|node| node.is_stale()) {
@@ -319,9 +323,13 @@ impl Call<'_> {
                 }
             }
             if !dry_run {
-                result = result.and(session.tidy());
+                match session.tidy() {
+                    Ok(names) => lost.extend(names),
+                    Err(failure) => result = result.and(Err(failure)),
+                }
             }
         }
+        let_go(&lost);
         print(&text)?;
         result
     }

@@ -110,6 +110,25 @@ fn private(name: &str) -> Result<Directory, Failure> {
     mounted.map_err(why).and_then(|top| Directory::new(top, false).map_err(|e| failure(SYSTEM, "fstatfs", e)))
 }
 
+/// Lets a named hierarchy go that only we mount and that holds no cgroup any more. The kernel frees removed cgroups a
+/// little late, and a hierarchy ends only with a mount that finds none: so it is mounted and unmounted until it is gone,
+/// for at most 0.2 s. One that stays is harmless: a line in /proc/PID/cgroup.
+pub fn let_go(names: &[String]) {
+    const ROUNDS: u32 = 10;
+    for _ in 0..ROUNDS {
+        let listed = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let left: Vec<&String> =
+            names.iter().filter(|name| listed.lines().any(|line| line.ends_with(&format!(":name={name}:/")))).collect();
+        if left.is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        for name in left {
+            drop(private(name));
+        }
+    }
+}
+
 /// Every hierarchy that has a use here, cgroup2 first, then named ones, then controllers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {

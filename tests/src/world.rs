@@ -194,6 +194,8 @@ pub struct World {
     pub install: Install,
     /// Whose it is.
     pub under_test: UnderTest,
+    /// The host's own cgroup namespace: only there a new named hierarchy can be made.
+    pub host_cgroup_namespace: fs::File,
     log: UnixDatagram,
     lines: Vec<Vec<u8>>,
     programs: HashMap<String, Result<Vec<u8>, String>>,
@@ -389,13 +391,15 @@ pub(crate) fn enter(install: Install, trial: &dyn Fn(&mut World)) -> ExitCode {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
+    let host_cgroup_namespace = fs::File::open("/proc/self/ns/cgroup").expect("cgroup namespace");
     if let Err(error) = unshare(spaces) {
         ignore(&format!("needs namespaces: unshare: {error}"));
     }
-    let first = sys::fork(|| {
+    let first = sys::fork(move || {
         sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).expect("PR_SET_PDEATHSIG");
         let log = furnish();
-        let mut world = World { install, under_test: UnderTest::get(), log, lines: Vec::new(), programs };
+        let mut world =
+            World { install, under_test: UnderTest::get(), host_cgroup_namespace, log, lines: Vec::new(), programs };
         trial(&mut world);
         0
     });

@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-const LINE: &str = "alice v1:pids,v1:cpuset,name=systemd 5 pids.max=200";
+const LINE: &str = "alice pids,v1:pids,v1:cpuset,name=systemd 5 pids.max=200";
 
 fn plain(world: &mut World) {
     let cgroups = Cgroups::new(world, LINE);

@@ -202,3 +202,19 @@ pub fn owner(path: &Path) -> (u32, u32, u32) {
     let meta = fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     (meta.uid(), meta.gid(), meta.mode() & 0o7777)
 }
+
+/// Kills a traced call and waits until it is gone.
+pub fn end(running: Running, world: &mut World) -> Outcome {
+    let pid = running.pid();
+    let _ = kill(pid, Signal::SIGKILL);
+    loop {
+        if let tests::tracer::Stop::Gone(status) = tests::tracer::next(pid) {
+            return running.gone(status, world);
+        }
+    }
+}
+
+/// Leaves the trial's cgroup namespace for the host's.
+pub fn in_host_cgroup_namespace(world: &World) {
+    nix::sched::setns(&world.host_cgroup_namespace, nix::sched::CloneFlags::CLONE_NEWCGROUP).expect("setns");
+}

@@ -31,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-const LINE: &str = "alice v1:pids,v1:cpuset,name=systemd 3 pids.max=50";
+const LINE: &str = "alice pids,v1:pids,v1:cpuset,name=systemd 3 pids.max=50";
 
 fn nobody(world: &mut World) {
     let cgroups = Cgroups::new(world, "bob - 1");

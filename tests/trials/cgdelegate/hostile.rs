@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-const LINE: &str = "alice v1:pids,v1:cpuset,name=systemd 3 pids.max=200\nbob name=systemd 3";
+const LINE: &str = "alice pids,v1:pids,v1:cpuset,name=systemd 3 pids.max=200\nbob name=systemd 3";
 
 fn shell(world: &mut World, script: &str) -> tests::Outcome {
     Call::new("/bin/sh").user(ALICE).env("PATH", "/usr/bin:/bin").arg("-c").arg(script).run(world)
@@ -204,7 +204,7 @@ fn not_setuid(world: &mut World) {
     assert!(outcome.text().contains("chmod 4755"), "{}", outcome.text());
     world.mode(&program, 0o4755);
     let outcome = call(world, ALICE, "create x")
-        .as_user(|| drop(tests::sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).expect("no_new_privs")))
+        .as_user(|| assert_eq!(tests::sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).expect("no_new_privs"), 0))
         .run(world);
     outcome.assert_code(77, "no_new_privs");
     assert!(outcome.text().contains("no_new_privs"), "{}", outcome.text());
