@@ -23,6 +23,8 @@ pub struct Cgroups {
 impl Cgroups {
     /// A base of one's own, with `lines` as the configuration.
     pub fn new(world: &World, lines: &str) -> Self {
+        // Only there a named hierarchy can be made where the host has none.
+        in_host_cgroup_namespace(world);
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("uuid");
         let base = format!("cgdtest-{}", &uuid[..8]);
         world.write(CONF, format!("base {base}\n{lines}\n"));
