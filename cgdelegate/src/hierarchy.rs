@@ -115,15 +115,17 @@ fn private(name: &str) -> Result<Directory, Failure> {
 /// for at most 0.2 s. One that stays is harmless: a line in /proc/PID/cgroup.
 pub fn let_go(names: &[String]) {
     const ROUNDS: u32 = 10;
-    for _ in 0..ROUNDS {
+    let exists = |name: &String| {
         let listed = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let left: Vec<&String> =
-            names.iter().filter(|name| listed.lines().any(|line| line.ends_with(&format!(":name={name}:/")))).collect();
-        if left.is_empty() {
+        listed.lines().any(|line| line.ends_with(&format!(":name={name}:/")))
+    };
+    for _ in 0..ROUNDS {
+        if !names.iter().any(exists) {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
-        for name in left {
+        // Looked at again after the wait, or a mount would make a new one.
+        for name in names.iter().filter(|name| exists(name)) {
             drop(private(name));
         }
     }

@@ -57,6 +57,13 @@ impl Cgroups {
         self.mount(word).cloned().unwrap_or_else(|| tests::world::ignore(&format!("needs the hierarchy {word}")))
     }
 
+    /// Those of `words` that are mounted here.
+    pub fn mounted<'w>(&self, words: &[&'w str]) -> Vec<&'w str> {
+        let found: Vec<&str> = words.iter().copied().filter(|word| self.mount(word).is_some()).collect();
+        assert!(!found.is_empty(), "none of {words:?}");
+        found
+    }
+
     /// The cgroup `name` of `user` in the hierarchy `word`.
     pub fn node(&self, word: &str, user: User, name: &str) -> PathBuf {
         self.need(word).join(&self.base).join(format!("cgd-{}", user.uid)).join(name)

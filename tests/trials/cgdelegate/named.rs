@@ -27,8 +27,9 @@ fn gone(name: &str) {
     let _ = fs::create_dir("/run/gone");
     let options = format!("none,name={name}");
     super::fixture::wait_until("the hierarchy is gone", || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        // Looked at after the wait: a mount of one that has gone would make it anew.
         if exists(name) {
-            std::thread::sleep(std::time::Duration::from_millis(50));
             nix::mount::mount(
                 Some("x"),
                 "/run/gone",
