@@ -20,9 +20,11 @@ use helper::enter::{self, FullRoot};
 use helper::report::Failure;
 use helper::sys;
 use nix::errno::Errno;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The owner record: an extended attribute that only root sees.
@@ -116,19 +118,30 @@ struct Site {
     hierarchy: Hierarchy,
     top: Directory,
     base: Base,
+    /// The user's directory once it has been opened. Nobody else removes it: that takes the user's lock.
+    opened: RefCell<Option<Rc<Directory>>>,
 }
 
 impl Site {
     /// The user's directory, when it is there.
-    fn user(&self, uid: u32) -> Result<Option<Directory>, Failure> {
+    fn user(&self, uid: u32) -> Result<Option<Rc<Directory>>, Failure> {
+        if let Some(user) = self.opened.borrow().as_ref() {
+            return Ok(Some(Rc::clone(user)));
+        }
         let base = self.base.open(&self.top, false).map_err(|e| self.base_failure(e))?;
         let Some(base) = base else { return Ok(None) };
         match base.open(&user_name(uid)) {
             Err(Errno::ENOENT) => Ok(None),
-            Ok(user) if user.is_roots().unwrap_or(false) => Ok(Some(user)),
+            Ok(user) if user.is_roots().unwrap_or(false) => Ok(Some(self.keep(user))),
             Ok(_) => Err(Failure::new(format!("{} is not root's alone", self.show(uid, ""))).status(SYSTEM)),
             Err(error) => Err(self.failure("open", uid, "", error)),
         }
+    }
+
+    fn keep(&self, user: Directory) -> Rc<Directory> {
+        let user = Rc::new(user);
+        *self.opened.borrow_mut() = Some(Rc::clone(&user));
+        user
     }
 
     fn path(&self, uid: u32, name: &str) -> String {
@@ -263,7 +276,7 @@ impl<'a> Session<'a> {
             let base = Base::choose(base, &hierarchy.here, &top).map_err(|e| {
                 Failure::new(format!("look for a base in {}: {}", hierarchy.label, e.desc())).status(SYSTEM)
             })?;
-            sites.push(Site { hierarchy: hierarchy.clone(), top, base });
+            sites.push(Site { hierarchy: hierarchy.clone(), top, base, opened: RefCell::default() });
         }
         let current = sites.len();
         let mut others = Vec::new();
@@ -274,7 +287,12 @@ impl<'a> Session<'a> {
             }
             let Some(hierarchy) = host.hierarchies.iter().find(|h| h.label == *label) else { continue };
             if let Some(top) = hierarchy.open(false)? {
-                others.push(Site { hierarchy: hierarchy.clone(), top, base: Base { path, make: false } });
+                others.push(Site {
+                    hierarchy: hierarchy.clone(),
+                    top,
+                    base: Base { path, make: false },
+                    opened: RefCell::default(),
+                });
             }
         }
         let rank = |site: &Site| host.hierarchies.iter().position(|h| h.label == site.hierarchy.label);
@@ -288,6 +306,10 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The kernel's, in words.
     pub fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        enter::with(Capability::CAP_SYS_ADMIN, || self.read_nodes())?
+    }
+
+    fn read_nodes(&self) -> Result<Vec<Node>, Failure> {
         let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
         for (index, site) in self.sites.iter().enumerate() {
             let Some(user) = site.user(self.uid)? else { continue };
@@ -297,8 +319,9 @@ impl<'a> Session<'a> {
                     Err(Errno::ENOENT) => continue,
                     Err(error) => return Err(site.failure("open", self.uid, &name, error)),
                 };
-                let value = enter::with(Capability::CAP_SYS_ADMIN, || directory.attribute(RECORD, 128))?;
-                let record = value.map_err(|e| site.failure("read the record of", self.uid, &name, e))?;
+                let record = directory
+                    .attribute(RECORD, 128)
+                    .map_err(|e| site.failure("read the record of", self.uid, &name, e))?;
                 let processes = living(&directory, site.hierarchy.is_unified())
                     .map_err(|e| site.failure("read the processes of", self.uid, &name, e))?;
                 let piece = Piece { site: index, record: record.as_deref().and_then(Record::parse), processes };
@@ -383,6 +406,7 @@ impl<'a> Session<'a> {
         for site in &self.sites {
             let base = site.base.open(&site.top, false).map_err(|e| site.base_failure(e))?;
             let Some(base) = base else { continue };
+            *site.opened.borrow_mut() = None;
             match base.remove(&user_name(self.uid)) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::EBUSY | Errno::ENOTEMPTY) => empty = false,
@@ -780,7 +804,7 @@ fn kill_inside(pid: i32, label: &str, path: &str) -> Result<(), Failure> {
 }
 
 /// The user's directory with its ceilings, made when it is missing. `None`: a directory on the way has gone meanwhile.
-fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Directory>, Failure> {
+fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Rc<Directory>>, Failure> {
     let base = match site.base.open(&site.top, true) {
         Ok(Some(base)) => base,
         Ok(None) | Err(BaseError::Kernel(Errno::ENOENT | Errno::ENODEV)) => return Ok(None),
@@ -831,6 +855,7 @@ fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Directo
     }
     let failed = |e| site.failure("prepare", uid, "", e);
     user.publish(false).map_err(failed)?;
+    let user = site.keep(user);
     if cpuset {
         inherit_cpuset(&base, &user, false).map_err(failed)?;
     }

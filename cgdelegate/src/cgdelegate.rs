@@ -79,6 +79,12 @@ struct Call<'a> {
     groups: &'a [u32],
 }
 
+/// What is left after a sweep: the cgroup that is asked for, when it is there, and the others.
+struct Found {
+    node: Option<Node>,
+    others: Vec<Node>,
+}
+
 /// What a call works with once it has been decided.
 struct Decided {
     grant: Grant,
@@ -120,12 +126,12 @@ impl Call<'_> {
         kind: Kind,
         join: bool,
     ) -> Result<(), Failure> {
-        let existing = self.sweep_for(session, name, join)?;
-        match existing {
+        let found = self.sweep_for(session, name, join)?;
+        match found.node {
             Some(node) if join || node.kind() == Some(Kind::Create) => session.enter(name.as_str(), join),
             Some(node) => Err(in_use(&node)),
             None => {
-                self.fits(session, name, grant)?;
+                Self::fits(&found.others, name, grant)?;
                 session.make(name.as_str(), grant, kind)?;
                 session.hand_over(name.as_str(), grant.owner, kind)?;
                 session.enter(name.as_str(), false).inspect_err(|_| session.abandon(name.as_str()))
@@ -134,26 +140,24 @@ impl Call<'_> {
     }
 
     /// Removes what is stale, then looks for a cgroup. One whose last process is dying this moment is waited for.
-    fn sweep_for(&self, session: &Session<'_>, name: &Name, wanted_alive: bool) -> Result<Option<Node>, Failure> {
-        for _ in 0..25 {
-            let node = session.sweep()?.into_iter().find(|node| node.name == name.as_str());
-            match node {
-                Some(node) if !wanted_alive && node.kind() != Some(Kind::Create) => {
-                    let dying = node.processes().iter().all(|pid| is_dying(*pid));
-                    if !dying {
-                        return Ok(Some(node));
-                    }
-                    std::thread::sleep(std::time::Duration::from_millis(4));
-                }
-                other => return Ok(other),
+    fn sweep_for(&self, session: &Session<'_>, name: &Name, wanted_alive: bool) -> Result<Found, Failure> {
+        let mut tries = 25_u32;
+        loop {
+            let mut others = session.sweep()?;
+            let node = others.iter().position(|node| node.name == name.as_str()).map(|at| others.swap_remove(at));
+            let dying = node.as_ref().is_some_and(|node| {
+                !wanted_alive && node.kind() != Some(Kind::Create) && node.processes().iter().all(|pid| is_dying(*pid))
+            });
+            match (dying, tries.checked_sub(1)) {
+                (true, Some(left)) => tries = left,
+                _ => return Ok(Found { node, others }),
             }
+            std::thread::sleep(std::time::Duration::from_millis(4));
         }
-        Ok(session.nodes()?.into_iter().find(|node| node.name == name.as_str()))
     }
 
     /// The quota.
-    fn fits(&self, session: &Session<'_>, name: &Name, grant: &Grant) -> Result<(), Failure> {
-        let others = session.nodes()?;
+    fn fits(others: &[Node], name: &Name, grant: &Grant) -> Result<(), Failure> {
         if others.len() < grant.max as usize {
             return Ok(());
         }
@@ -176,7 +180,8 @@ impl Call<'_> {
     fn create(&self, name: &Name, ask: &Ask) -> Result<(), Failure> {
         let result = self.decide(ask, None).and_then(|decided| {
             let mut session = self.session(&decided)?;
-            match self.sweep_for(&session, name, false)? {
+            let found = self.sweep_for(&session, name, false)?;
+            match found.node {
                 // Wanted again: its limits are written anew by nobody, so it must be the same kind of thing.
                 Some(node) if node.kind() == Some(Kind::Create) && session.is_whole(name.as_str())? => {
                     return Ok(decided.grant.line);
@@ -184,7 +189,7 @@ impl Call<'_> {
                 Some(node) => return Err(in_use(&node)),
                 None => {}
             }
-            self.fits(&session, name, &decided.grant)?;
+            Self::fits(&found.others, name, &decided.grant)?;
             session.make(name.as_str(), &decided.grant, Kind::Create)?;
             session.hand_over(name.as_str(), decided.grant.owner, Kind::Create)?;
             Ok(decided.grant.line)
@@ -211,13 +216,14 @@ impl Call<'_> {
         let decided = self.decide(ask, Some(&process))?;
         let grant = &decided.grant;
         let mut session = self.session(&decided)?;
-        match self.sweep_for(&session, name, false)? {
+        let found = self.sweep_for(&session, name, false)?;
+        match found.node {
             Some(node) if node.kind() == Some(Kind::Create) && session.is_whole(name.as_str())? => {
                 session.move_into_existing(name.as_str(), &process, grant.owner)?;
             }
             Some(node) => return Err(in_use(&node)),
             None => {
-                self.fits(&session, name, grant)?;
+                Self::fits(&found.others, name, grant)?;
                 session.make(name.as_str(), grant, Kind::Attach)?;
                 session.move_in(name.as_str(), &process).inspect_err(|_| session.abandon(name.as_str()))?;
                 session.hand_over(name.as_str(), grant.owner, Kind::Attach)?;
