@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::caller::{Account, Caller, ask_getent, look_up};
+use crate::caller::{Account, Caller, ask_getent, look_up, uid_of_name};
 use crate::report::{Failure, Program};
 use crate::sys;
 use caps::{CapSet, Capability, CapsHashSet};
@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Uid, geteuid, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
 };
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 
 /// What is left of root after [`enter`].
@@ -71,7 +72,7 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
         sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|e| step("sigprocmask", e))?;
-    prctl::set_dumpable(false).map_err(|e| step("prctl PR_SET_DUMPABLE", e))?;
+    hide()?;
 
     let ids = getresuid().map_err(|e| step("getresuid", e))?;
     let (uid, gid) = (ids.real, getresgid().map_err(|e| step("getresgid", e))?.real);
@@ -118,6 +119,7 @@ impl FullRoot {
         setfsgid(root_gid);
         // Neither call tells of an error; a second one returns the id that is in force.
         if setfsuid(root) == root && setfsgid(root_gid) == root_gid {
+            hide()?;
             Ok(section)
         } else {
             Err(Failure::new("setfsuid: the kernel did not take root's ids: refusing to go on"))
@@ -130,8 +132,9 @@ impl Drop for FullRoot {
         // setresuid and setresgid set the ids for file access to the effective ones again.
         let back = setresgid(self.gid, self.gid, Gid::from_raw(0))
             .and_then(|()| setresuid(self.uid, self.uid, Uid::from_raw(0)));
-        if back.is_err() {
-            sys::exit_now(70);
+        if back.is_err() || hide().is_err() {
+            let _ = std::io::stderr().write_all(b"setresuid: cannot give root's ids back: refusing to go on\n");
+            sys::exit_now(1);
         }
     }
 }
@@ -302,10 +305,13 @@ fn account(uid: Uid, is_root: bool, close_descriptors: bool) -> Result<Account, 
     if close_descriptors {
         let _ = sys::close_on_exec_from_3();
     }
-    Ok(match ask_getent(&uid.to_string(), true) {
-        Some((name, its_uid, gid)) if its_uid == uid.as_raw() => Account { names: vec![name], gid: Some(gid) },
-        _ => account,
-    })
+    let Some((name, its_uid, gid)) = ask_getent(&uid.to_string(), true)? else { return Ok(account) };
+    if its_uid != uid.as_raw() {
+        return Ok(account);
+    }
+    // A name that /etc/passwd gives to another uid is that other user's.
+    let is_anothers = uid_of_name(&name)?.is_some_and(|its_uid| its_uid != uid.as_raw());
+    Ok(Account { names: if is_anothers { Vec::new() } else { vec![name] }, gid: Some(gid) })
 }
 
 fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Result<(), Failure> {
@@ -325,6 +331,8 @@ fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Re
     // 82 system calls, an eighth of newuidmap's whole time.
     // Emptying the inheritable set empties the ambient set too, which must be a subset of it (capabilities(7)).
 
+    hide()?;
+
     let (uids, gids) = (getresuid(), getresgid());
     let uids_right = uids.is_ok_and(|u| u.real == uid && u.effective == uid && u.saved == saved);
     let gids_right = gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == saved_gid);
@@ -335,6 +343,12 @@ fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Re
     } else {
         Err(Failure::new("giving up privilege left other ids or capabilities than asked for: refusing to go on"))
     }
+}
+
+/// Not dumpable: the caller can neither trace the program nor open its files in /proc. The kernel sets this anew, from
+/// the sysctl fs.suid_dumpable, whenever an effective id changes (commit_creds() of kernel/cred.c).
+fn hide() -> Result<(), Failure> {
+    prctl::set_dumpable(false).map_err(|e| step("prctl PR_SET_DUMPABLE", e))
 }
 
 /// Gives up one more capability, for good.
@@ -372,7 +386,11 @@ pub fn why_powerless(caller: &Caller, capability: Capability) -> String {
     if nosuid {
         return format!("{path} is on a file system mounted nosuid: install it elsewhere, or remount without nosuid");
     }
-    let name = capability.to_string().to_lowercase();
+    // Only newuidmap needs CAP_SETFCAP, beside the one it always needs, and setcap sets all at once.
+    let name = match capability {
+        Capability::CAP_SETFCAP => "cap_setuid,cap_setfcap".to_owned(),
+        other => other.to_string().to_lowercase(),
+    };
     let setuid_root = std::fs::metadata("/proc/self/exe").is_ok_and(|m| m.mode() & 0o4000 != 0 && m.uid() == 0);
     if !setuid_root {
         return format!(
@@ -392,6 +410,7 @@ fn step(operation: &str, error: Errno) -> Failure {
     Failure::new(format!("{operation}: {}", error.desc()))
 }
 
-fn cap_step(set: &str, error: &caps::errors::CapsError) -> Failure {
-    Failure::new(format!("cannot change the {set} set: {error}"))
+fn cap_step(set: &str, _: &caps::errors::CapsError) -> Failure {
+    // The crate's own text is not in the form that messages have here; the cause stands in errno still.
+    Failure::new(format!("cannot read or change the {set} set of capabilities: {}", Errno::last().desc()))
 }

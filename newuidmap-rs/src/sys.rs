@@ -115,16 +115,22 @@ pub fn close_on_exec_from_3() -> Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
-/// Writes a message to the system log as `name`, facility authpriv: NOTICE for a grant, else WARNING (syslog(3)).
-///
-/// `name` is always given, because without it the C library takes argv\[0\], which the caller chooses (CVE-2023-6246).
-pub fn log(name: &'static CStr, granted: bool, message: &CStr) {
-    let severity = if granted { libc::LOG_NOTICE } else { libc::LOG_WARNING };
-    // SAFETY: `name` is static, as openlog keeps the pointer; the format is a constant that takes one string.
-    unsafe {
-        libc::openlog(name.as_ptr(), libc::LOG_PID, libc::LOG_AUTHPRIV);
-        libc::syslog(severity, c"%s".as_ptr(), message.as_ptr());
-    }
+/// Marks one descriptor close-on-exec, for kernels on which [`close_on_exec_from_3`] fails. One that is closed is let
+/// be.
+pub fn close_on_exec(number: RawFd) {
+    // SAFETY: only a flag of the descriptor is changed; the kernel checks whether it is open.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// Lets a command end when this program ends, however that happens (prctl(2), PR_SET_PDEATHSIG).
+pub fn end_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let set = || {
+        let signal = nix::sys::signal::Signal::SIGKILL;
+        nix::sys::prctl::set_pdeathsig(signal).map_err(std::io::Error::from)
+    };
+    // SAFETY: between fork and exec the closure makes one system call; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(set) };
 }
 
 /// The disposition of SIGPIPE when the process started: Rust's runtime ignores the signal before main.

@@ -33,12 +33,15 @@ pub enum Distrust {
 
 /// An open file that root owns and nobody else can write.
 #[derive(Debug)]
-pub struct Trusted(File);
+pub struct Trusted {
+    file: File,
+    passed_over: bool,
+}
 
 impl Trusted {
-    /// Opens `path` for reading with the ids and capabilities of the moment. A symbolic link is followed only when
-    /// root owns it; the open file must be regular, owned by root, and not writable by group or others. Nothing is
-    /// waited for (a FIFO is refused, not read).
+    /// Opens `path` for reading with the ids and capabilities of the moment. The open file must be regular, owned by
+    /// root, and not writable by group or others. A symbolic link is followed only when root owns it and when nobody
+    /// but root can change the directories that it leads through. Nothing is waited for (a FIFO is refused, not read).
     ///
     /// # Errors
     /// [`Distrust`].
@@ -48,7 +51,7 @@ impl Trusted {
         for _ in 0..MAX_LINKS {
             match open(&at, flags, Mode::empty()) {
                 Ok(descriptor) => return Self::believe(File::from(descriptor), path),
-                Err(Errno::ELOOP) => at = follow(&at)?,
+                Err(Errno::ELOOP) => at = roots_path(path, follow(path, &at)?)?,
                 Err(Errno::ENOENT) => return Err(Distrust::Missing),
                 Err(Errno::EACCES) => {
                     return Err(Distrust::Refused(format!(
@@ -68,12 +71,23 @@ impl Trusted {
             return refuse("it is no regular file");
         }
         if meta.uid() != 0 {
-            return refuse(&format!("uid {} owns it, not root (chown root {path})", meta.uid()));
+            let cure = match meta.uid() {
+                // The overflow uid (/proc/sys/kernel/overflowuid).
+                65534 => "its owner, perhaps root, is not mapped in this user namespace".to_owned(),
+                uid => format!("uid {uid} owns it, not root (chown root {path})"),
+            };
+            return refuse(&cure);
         }
         if meta.mode() & 0o022 != 0 {
             return refuse(&format!("its mode {:04o} lets others write it (chmod go-w {path})", meta.mode() & 0o7777));
         }
-        Ok(Self(file))
+        Ok(Self { file, passed_over: false })
+    }
+
+    /// Whether a line was too long to be looked at.
+    #[must_use]
+    pub const fn has_passed_over(&self) -> bool {
+        self.passed_over
     }
 
     /// The whole file, when it has no more than `limit` bytes.
@@ -81,10 +95,10 @@ impl Trusted {
     /// # Errors
     /// It is longer; or what went wrong with reading, in words.
     pub fn whole(&mut self, limit: usize) -> Result<Vec<u8>, String> {
-        self.0.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
         let mut content = Vec::new();
         let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-        self.0.by_ref().take(most).read_to_end(&mut content).map_err(|e| reason(&e))?;
+        self.file.by_ref().take(most).read_to_end(&mut content).map_err(|e| reason(&e))?;
         if content.len() > limit { Err(format!("it has more than {limit} bytes")) } else { Ok(content) }
     }
 
@@ -95,13 +109,13 @@ impl Trusted {
     /// # Errors
     /// What went wrong with reading, in words.
     pub fn each_line(&mut self, mut each: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<(), String> {
-        self.0.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
         let mut buffer = LINES.lock().unwrap_or_else(PoisonError::into_inner);
         let mut filled = 0_usize;
         let mut number = 0_u64;
         let mut passing_over = false;
         loop {
-            let read = match self.0.read(buffer.get_mut(filled..).unwrap_or_default()) {
+            let read = match self.file.read(buffer.get_mut(filled..).unwrap_or_default()) {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(reason(&error)),
@@ -124,6 +138,7 @@ impl Trusted {
             let left = rest.len();
             if left >= BUFFER {
                 passing_over = true;
+                self.passed_over = true;
             }
             filled = if passing_over { 0 } else { left };
             buffer.copy_within(end.saturating_sub(filled)..end, 0);
@@ -131,20 +146,51 @@ impl Trusted {
     }
 }
 
-/// Where a symbolic link that root owns leads to.
-fn follow(link: &Path) -> Result<PathBuf, Distrust> {
-    let shown = link.display();
-    let failed = |error: Errno| Distrust::Refused(format!("cannot read the symbolic link {shown}: {}", error.desc()));
+/// Where the symbolic link `path` leads to, when nobody but root can change what the directories on the way mean: each
+/// must be root's and writable by root alone, or sticky; a symbolic link among them must be root's and is resolved the
+/// same way.
+fn roots_path(path: &str, mut to: PathBuf) -> Result<PathBuf, Distrust> {
+    for _ in 0..MAX_LINKS {
+        let parent = to.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut prefix = PathBuf::new();
+        let mut resolved = None;
+        for component in parent.components() {
+            prefix.push(component);
+            let meta = std::fs::symlink_metadata(&prefix).map_err(|e| unfollowed(path, &prefix, &reason(&e)))?;
+            if meta.file_type().is_symlink() {
+                let rest = to.strip_prefix(&prefix).unwrap_or(&to).to_owned();
+                resolved = Some(follow(path, &prefix)?.join(rest));
+                break;
+            }
+            if meta.uid() != 0 || (meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0) {
+                let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
+                let why = format!("others than root can change that directory (uid {uid}, mode {mode:04o})");
+                return Err(unfollowed(path, &prefix, &why));
+            }
+        }
+        match resolved {
+            Some(next) => to = next,
+            None => return Ok(to),
+        }
+    }
+    Err(unfollowed(path, &to, &format!("more than {MAX_LINKS} symbolic links")))
+}
+
+/// Where the symbolic link at `link`, met on the way of `path`, leads to, when root owns it.
+fn follow(path: &str, link: &Path) -> Result<PathBuf, Distrust> {
+    let failed = |error: Errno| unfollowed(path, link, error.desc());
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let descriptor = File::from(open(link, flags, Mode::empty()).map_err(failed)?);
-    let owner = descriptor.metadata().map_err(|e| Distrust::Refused(format!("fstat {shown}: {}", reason(&e))))?.uid();
+    let owner = descriptor.metadata().map_err(|e| unfollowed(path, link, &reason(&e)))?.uid();
     if owner != 0 {
-        return Err(Distrust::Refused(format!(
-            "{shown} is not believed: it is a symbolic link of uid {owner}, not of root"
-        )));
+        return Err(unfollowed(path, link, &format!("it is a symbolic link of uid {owner}, not of root")));
     }
     let to = readlinkat(&descriptor, "").map_err(failed)?;
     Ok(link.parent().unwrap_or(Path::new("/")).join(to))
+}
+
+fn unfollowed(path: &str, at: &Path, why: &str) -> Distrust {
+    Distrust::Refused(format!("{path} is not believed: it is a symbolic link, and at {}: {why}", at.display()))
 }
 
 /// The first line of `bytes` and what follows its newline; `None` when there is no newline.
@@ -180,7 +226,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, content).unwrap();
         let mut seen = Vec::new();
-        let mut file = Trusted(file);
+        let mut file = Trusted { file, passed_over: false };
         file.each_line(|number, line| {
             seen.push((number, line.len()));
             ControlFlow::Continue(())

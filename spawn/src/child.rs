@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use helper::allotment::{self, Owner};
+use helper::handoff::start_time;
 use helper::range::{Extent, IdKind};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
+use crate::ambient;
 use crate::explain;
 use crate::failure::{Failure, Outcome, one_line, words};
 use crate::plan::{self, Plan};
 use crate::supervise::time_left;
-use crate::{setup, sys};
+use crate::{report, setup, sys};
 
 /// Which ids are mapped.
 #[derive(Debug, PartialEq, Eq)]
@@ -138,6 +140,54 @@ impl Child {
         }
     }
 
+    /// Its start time in clock ticks after boot, which with the pid identifies it.
+    ///
+    /// # Errors
+    /// When /proc does not tell.
+    pub fn start_time(&self) -> Outcome<u64> {
+        let path = format!("/proc/{}/stat", self.pid);
+        let stat = std::fs::read(&path).unwrap_or_default();
+        start_time(&stat).ok_or_else(|| Failure::own(format!("cannot read {path}: is /proc mounted?")))
+    }
+
+    /// Tells it that its map is written and waits until it has made its network namespace. For a plan that is `held`.
+    ///
+    /// # Errors
+    /// What the child reports, or that it took too long.
+    pub fn make_network(&self, deadline: Instant) -> Outcome<()> {
+        let channel = self.channel.as_raw_fd();
+        // EPIPE: its report says why it has ended.
+        let _ = sys::send_message(channel, &[report::MAPPED], &[]);
+        loop {
+            let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, time_left(Some(deadline))) {
+                Err(Errno::EINTR) => {}
+                Ok(1) => break,
+                _ => return Err(Failure::own("the network namespace was not made in time")),
+            }
+        }
+        let (mut message, mut none) = ([0_u8; report::MAX_MESSAGE], [-1; 3]);
+        let length = sys::receive_message(channel, &mut message, &mut none).unwrap_or(0);
+        let message = message.get(..length).unwrap_or_default();
+        match message.first() {
+            Some(&report::NETWORK) => Ok(()),
+            _ => Err(report::parse(message)
+                .map_or_else(|| Failure::own("the held process has ended"), |report| explain::child_failure(&report))),
+        }
+    }
+
+    /// Why it has stopped, if it has said so by now. For a start that is given up anyway: other messages are lost.
+    #[must_use]
+    pub fn last_words(&self) -> Option<Failure> {
+        let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut fds, 0_u16), Ok(1)) {
+            return None;
+        }
+        let (mut message, mut none) = ([0_u8; report::MAX_MESSAGE], [-1; 3]);
+        let length = sys::receive_message(self.channel.as_raw_fd(), &mut message, &mut none).ok()?;
+        report::parse(message.get(..length)?).map(|report| explain::child_failure(&report))
+    }
+
     /// Kills it and all that runs in its pid namespace, and reaps it.
     pub fn end(&self) {
         // ESRCH: it has ended by itself.
@@ -170,7 +220,8 @@ impl Child {
                 let results = [first.wait(deadline), second.wait(deadline)];
                 for (result, kind) in results.into_iter().zip([IdKind::Uid, IdKind::Gid]) {
                     if result != Some(0) {
-                        return Err(tools.failure(kind, result, &reader));
+                        // A child that has ended has no map to be written: its own words are the cause.
+                        return Err(self.last_words().unwrap_or_else(|| tools.failure(kind, result, &reader)));
                     }
                 }
                 Ok(())
@@ -252,7 +303,7 @@ impl Tools {
             places.push(directory.to_owned());
             places.extend(directory.parent().map(|above| above.join("libexec")));
         }
-        if let Some(path) = std::env::var_os("PATH") {
+        if let Some(path) = ambient::variable("PATH") {
             places.extend(std::env::split_paths(&path).filter(|place| place.is_absolute()));
         }
         places.push(PathBuf::from("/usr/bin"));

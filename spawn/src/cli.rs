@@ -9,14 +9,26 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ambient;
 use crate::container::{self, Place};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
 use crate::supervise::ignored_signals;
 
+const EXAMPLES: &str = "\
+Examples:
+  spawn run                                  a shell in a container of this host; changes stay in memory
+  spawn run host -- apt-get -s upgrade       a command there
+  spawn run ./rootfs -- /bin/bash            a directory with a root file system that belongs to your subordinate ids
+  spawn run --map self ./rootfs              one that belongs to you
+  spawn run --bind \"$PWD:/work\" --workdir /work host -- make
+  spawn hold host -- id | idmap | spawn go   the same start, as a pipeline
+
+Your subordinate ids: idmap plan. Manual: spawn(1), userns-handoff(7).";
+
 /// Start a rootfs as a container, as an ordinary user
 #[derive(Debug, Parser)]
-#[command(name = "spawn", version, max_term_width = 100)]
+#[command(name = "spawn", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -44,7 +56,7 @@ pub enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MapOption {
     /// All subordinate ids of the caller, from /etc/subuid and /etc/subgid
-    Whole,
+    Auto,
     /// The caller's own user and group id, as root inside, and nothing else
     #[value(name = "self")]
     Own,
@@ -78,12 +90,18 @@ pub struct Options {
     /// Run the command as UID[:GID] or as a user of the rootfs's /etc/passwd
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
-    /// Which ids are mapped [default: whole]
+    /// Which ids are mapped [default: auto]
     #[arg(long, value_enum)]
     pub map: Option<MapOption>,
     /// Seconds that the start may take, and that `hold` waits for `go`
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
+    /// `run` only: write the states of the start on descriptor N, one JSON object a line
+    #[arg(long, value_name = "N")]
+    pub info_fd: Option<i32>,
+    /// `run` only: wait for one byte on descriptor N before the command is executed; its end means give up
+    #[arg(long, value_name = "N")]
+    pub hold_fd: Option<i32>,
     /// Command and arguments [default: /bin/sh -l]
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -227,7 +245,7 @@ fn environment(asked: &[OsString]) -> Outcome<Environment> {
         }
         let value = match parts.next() {
             Some(value) => value.to_vec(),
-            None => match std::env::var_os(OsStr::from_bytes(&key)) {
+            None => match ambient::variable(OsStr::from_bytes(&key)) {
                 Some(value) => value.into_vec(),
                 None => continue,
             },
@@ -256,7 +274,10 @@ fn terminal_type() -> String {
         let known = |b: u8| b.is_ascii_alphanumeric() || b"-_+.".contains(&b);
         !name.is_empty() && name.len() < 64 && name.bytes().all(known)
     };
-    std::env::var("TERM").ok().filter(plain).unwrap_or_else(|| "linux".to_owned())
+    ambient::variable("TERM")
+        .and_then(|name| name.into_string().ok())
+        .filter(plain)
+        .unwrap_or_else(|| "linux".to_owned())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::ambient;
 use crate::child::Map;
 use crate::cli::is_name;
 use crate::explain::unreachable;
@@ -59,8 +60,11 @@ pub fn find(word: &Path) -> Outcome<Place> {
     if word.as_os_str().as_bytes().contains(&b'/') {
         return Ok(Place::Directory(word.to_owned()));
     }
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = data.or_else(|| Some(std::env::home_dir()?.join(".local/share")));
+    if !is_name(&word.to_string_lossy()) {
+        return Err(Failure::own(format!("{} is no name of a container; a path has a slash in it", word.display())));
+    }
+    let data = ambient::directory("XDG_DATA_HOME");
+    let data = data.or_else(|| Some(ambient::directory("HOME")?.join(".local/share")));
     let path = data.unwrap_or_else(|| PathBuf::from("/nonexistent")).join("spawn").join(word).join("rootfs");
     if !path.is_dir() {
         return Err(Failure::own(format!(
@@ -198,7 +202,7 @@ mod tests {
         assert_eq!(find(Path::new("host")), Ok(Place::Host));
         assert_eq!(find(Path::new("./host")), Ok(Place::Directory("./host".into())));
         assert!(find(Path::new("no-such-container")).unwrap_err().text.contains("./no-such-container"));
-        assert!(find(Path::new("")).is_err());
+        assert!(find(Path::new("")).is_err() && find(Path::new("..")).is_err());
     }
 
     #[test]

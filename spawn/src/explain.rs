@@ -25,7 +25,7 @@ pub fn child_failure(report: &Report) -> Failure {
         Step::OpenRoot => format!("cannot open the rootfs {object}: {}", unreachable(object, *errno)),
         Step::OpenBind => format!("cannot open {object}, the source of --bind: {}", unreachable(object, *errno)),
         Step::Hostname => format!("cannot set the host name {object}: {cause}"),
-        Step::Ids if *errno == Errno::EINVAL => {
+        Step::Ids if matches!(errno, Errno::EINVAL | Errno::EPERM) => {
             "cannot become root inside: id 0 is not mapped; was `idmap` left out between `spawn hold` and `spawn go`?"
                 .to_owned()
         }
@@ -166,8 +166,7 @@ fn kernel_file_system(object: &str, errno: Errno) -> String {
 
 fn bind(errno: Errno) -> String {
     match errno {
-        Errno::EINVAL => "`/` itself cannot be the target".to_owned(),
-        Errno::ENOTDIR => "one of source and target is a directory and the other is not".to_owned(),
+        Errno::EINVAL | Errno::ENOTDIR => "one of source and target is a directory and the other is not".to_owned(),
         other => words(other),
     }
 }
@@ -189,6 +188,10 @@ pub fn exec_failure(path: &CStr, errno: Errno) -> String {
     };
     if data.is_dir() {
         return format!("{shown} is a directory");
+    }
+    if !data.is_file() {
+        // Never opened: a FIFO would hold us up, a device could do anything.
+        return format!("{shown} is no regular file");
     }
     let head = head(&file);
     match errno {

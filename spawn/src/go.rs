@@ -12,8 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::console;
 use crate::failure::{Failure, OWN_FAILURE, Outcome, words};
+use crate::hold;
 use crate::supervise::Signals;
-use crate::{complain, sys};
+use crate::sys;
 
 /// Reads the record from standard input, lets the container go, and returns its exit status.
 ///
@@ -27,11 +28,14 @@ pub fn go() -> Outcome<u8> {
             Failure::own(format!("cannot reach the holder at {control}: {error}; has its time run out?"))
         })
     };
-    if let Some(value) = record.get("failed") {
-        // The holder may be gone already; the container is then, too.
+    // The holder may be gone already; the container is then, too.
+    let give_up = || {
         if let Ok(mut stream) = connect() {
             let _ = stream.write_all(b"abort\n");
         }
+    };
+    if let Some(value) = record.get("failed") {
+        give_up();
         let text = match record.failed() {
             Some((tool, code)) => format!("{tool} failed with status {code}, so the container was given up"),
             None => format!("a stage failed ({value}), so the container was given up"),
@@ -40,18 +44,22 @@ pub fn go() -> Outcome<u8> {
     }
     let stat = std::fs::read(format!("/proc/{}/stat", record.pid())).unwrap_or_default();
     if start_time(&stat) != Some(record.start()) {
+        give_up();
         return Err(Failure::own(format!("the held process {} of the handoff record has ended", record.pid())));
     }
     // Before the container exists: no signal may be lost.
     let signals = Signals::block()?;
     let stream = connect()?;
-    let input = standard_input();
+    let input = standard_input()?;
     console::remember_terminal(&input);
     let fds = [input.as_raw_fd(), 1, 2];
     sys::send_message(stream.as_raw_fd(), b"go\n", &fds)
         .map_err(|errno| Failure::own(format!("cannot reach the holder at {control}: {}", words(errno))))?;
     let result = follow(stream, &signals);
     console::restore_terminal();
+    if result.is_err() {
+        hold::clear_up(std::path::Path::new(control));
+    }
     result
 }
 
@@ -65,7 +73,7 @@ impl std::io::Read for Unbuffered {
 }
 
 /// The terminal when output goes to one, for standard input is the pipe of the record; else that pipe.
-fn standard_input() -> OwnedFd {
+fn standard_input() -> Outcome<OwnedFd> {
     let interactive = [1, 2].iter().any(|fd| {
         let terminal =
             if *fd == 1 { nix::unistd::isatty(std::io::stdout()) } else { nix::unistd::isatty(std::io::stderr()) };
@@ -74,10 +82,7 @@ fn standard_input() -> OwnedFd {
     let open = |path| std::fs::OpenOptions::new().read(true).write(true).open(path).map(OwnedFd::from);
     let own = || std::io::stdin().as_fd().try_clone_to_owned();
     let chosen = if interactive { open("/dev/tty").or_else(|_| own()) } else { own() };
-    chosen.or_else(|_| open("/dev/null")).unwrap_or_else(|_| {
-        complain("cannot open /dev/null");
-        std::process::exit(i32::from(OWN_FAILURE))
-    })
+    chosen.or_else(|_| open("/dev/null")).map_err(|error| Failure::own(format!("cannot open /dev/null: {error}")))
 }
 
 /// Passes signals on and waits for the exit status.

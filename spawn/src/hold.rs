@@ -6,21 +6,20 @@
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use helper::handoff::{Record, start_time};
+use helper::handoff::Record;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
+use crate::ambient;
 use crate::child::{Child, Map, Tools};
 use crate::client::{Client, Request};
 use crate::console::Stdio;
-use crate::explain;
 use crate::failure::{Failure, Outcome, words};
 use crate::plan::Plan;
-use crate::report;
 use crate::supervise::{Signals, Supervisor, time_left};
 use crate::{complain, sys};
 
@@ -34,16 +33,21 @@ impl RunDirectory {
     /// Makes `$XDG_RUNTIME_DIR/spawn/NAME.PID` or, without a usable $XDG_RUNTIME_DIR, the same in /tmp/spawn-UID.
     fn make(name: &str) -> Outcome<Self> {
         let uid = nix::unistd::geteuid().as_raw();
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let runtime = runtime.filter(|path| path.is_absolute() && private(path, uid).is_ok());
-        let top = runtime.map_or_else(|| PathBuf::from(format!("/tmp/spawn-{uid}")), |path| path.join("spawn"));
+        let top = Self::top(uid);
         make_private(&top, uid)?;
+        sweep(&top);
         let owner = nix::unistd::getpid();
         let path = top.join(format!("{name}.{owner}"));
         // Left over from a holder that was killed and whose pid is now ours.
         let _ = std::fs::remove_file(path.join("control"));
         make_private(&path, uid)?;
         Ok(Self { path, owner })
+    }
+
+    fn top(uid: u32) -> PathBuf {
+        let runtime = ambient::directory("XDG_RUNTIME_DIR");
+        let runtime = runtime.filter(|path| private(path, uid).is_ok());
+        runtime.map_or_else(|| PathBuf::from(format!("/tmp/spawn-{uid}")), |path| path.join("spawn"))
     }
 
     fn socket(&self) -> PathBuf {
@@ -57,6 +61,33 @@ impl Drop for RunDirectory {
             let _ = std::fs::remove_file(self.socket());
             let _ = std::fs::remove_dir(&self.path);
         }
+    }
+}
+
+/// Removes what holders have left that were killed: sockets that nobody listens on, and directories without one whose
+/// maker is gone and which are too old for one to be made just now.
+fn sweep(top: &Path) {
+    const YOUNG: Duration = Duration::from_secs(2);
+    for entry in std::fs::read_dir(top).into_iter().flatten().flatten() {
+        clear_up(&entry.path().join("control"));
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.rsplit('.').next()?.parse::<u32>().ok());
+        let gone = maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        if gone && age.is_some_and(|age| age > YOUNG) {
+            // Fails, as it should, where it holds anything.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Removes the socket of a holder that was killed, and the directory made for it. One that listens is left alone.
+pub fn clear_up(control: &Path) {
+    let abandoned =
+        UnixStream::connect(control).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    if abandoned && std::fs::remove_file(control).is_ok() {
+        // Fails, as it should, where it holds anything else.
+        let _ = control.parent().map(std::fs::remove_dir);
     }
 }
 
@@ -75,7 +106,7 @@ fn private(path: &Path, uid: u32) -> Outcome<()> {
     let data = std::fs::symlink_metadata(path).map_err(|error| wrong(error.to_string()))?;
     if !data.is_dir() || data.uid() != uid || data.mode() & 0o077 != 0 {
         return Err(wrong(format!(
-            "it must be a directory of uid {uid} with mode 700, and belongs to uid {} with mode {:o}",
+            "it must be a directory of uid {uid} with mode 700, and belongs to uid {} with mode {:o}; set XDG_RUNTIME_DIR to a directory of your own",
             data.uid(),
             data.mode() & 0o7777
         )));
@@ -91,12 +122,17 @@ pub fn hold(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration) ->
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|errno| Failure::own(format!("cannot make a pipe: {}", words(errno))))?;
     match sys::fork().map_err(|errno| Failure::own(format!("cannot start the holder: {}", words(errno))))? {
-        Some(_) => {
+        Some(pid) => {
             drop(writer);
             let mut code = [0_u8];
             match sys::read(reader.as_raw_fd(), &mut code) {
                 Ok(1) => Ok(code[0]),
-                _ => Err(Failure::own("the holder has died")),
+                _ => {
+                    let path = RunDirectory::top(nix::unistd::geteuid().as_raw()).join(format!("{}.{pid}", plan.name));
+                    clear_up(&path.join("control"));
+                    let _ = std::fs::remove_dir(path);
+                    Err(Failure::own("the holder has died"))
+                }
             }
         }
         None => {
@@ -119,7 +155,7 @@ fn holder(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration, star
         Ok(holder) => {
             tell(0);
             drop(started);
-            holder.serve()
+            holder.serve(plan)
         }
         Err(failure) => {
             complain(&failure.text);
@@ -135,7 +171,6 @@ struct Holder {
     listener: UnixListener,
     directory: RunDirectory,
     name: String,
-    init: bool,
     timeout: Duration,
     /// The answer to `mapped`, once it is known.
     network: Option<Result<(), String>>,
@@ -158,16 +193,7 @@ impl Holder {
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|error| Failure::own(format!("cannot make the socket {}: {error}", socket.display())))?;
         let child = Child::start(plan)?;
-        let mut holder = Self {
-            child,
-            signals,
-            listener,
-            directory,
-            name: plan.name.clone(),
-            init: plan.init,
-            timeout,
-            network: None,
-        };
+        let mut holder = Self { child, signals, listener, directory, name: plan.name.clone(), timeout, network: None };
         if let Err(failure) = holder.announce(map, tools) {
             holder.child.end();
             return Err(failure);
@@ -182,8 +208,7 @@ impl Holder {
             self.map_written(Instant::now() + self.timeout).map_err(Failure::own)?;
         }
         let pid = self.child.pid;
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let start = start_time(&stat).ok_or_else(|| Failure::own(format!("cannot read /proc/{pid}/stat")))?;
+        let start = self.child.start_time()?;
         let mut record = Record::new(pid, start);
         let socket = self.directory.socket();
         for (key, value) in [("name", self.name.as_str()), ("control", &socket.to_string_lossy())] {
@@ -207,33 +232,12 @@ impl Holder {
         if let Some(answer) = &self.network {
             return answer.clone();
         }
-        let answer = self.ask_for_network(deadline);
+        let answer = self.child.make_network(deadline).map_err(|failure| failure.text);
         self.network = Some(answer.clone());
         answer
     }
 
-    fn ask_for_network(&self, deadline: Instant) -> Result<(), String> {
-        let channel = self.child.channel.as_raw_fd();
-        // EPIPE: its report says why it has ended.
-        let _ = sys::send_message(channel, &[report::MAPPED], &[]);
-        let mut fds = [PollFd::new(self.child.channel.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, time_left(Some(deadline))) {
-            Ok(1) => {}
-            _ => return Err("the network namespace was not made in time".to_owned()),
-        }
-        let (mut message, mut none) = ([0_u8; report::MAX_MESSAGE], [-1; 3]);
-        let length = sys::receive_message(channel, &mut message, &mut none).unwrap_or(0);
-        let message = message.get(..length).unwrap_or_default();
-        match message.first() {
-            Some(&report::NETWORK) => Ok(()),
-            _ => Err(report::parse(message).map_or_else(
-                || "the held process has ended".to_owned(),
-                |report| explain::child_failure(&report).text,
-            )),
-        }
-    }
-
-    fn serve(mut self) -> Outcome<u8> {
+    fn serve(mut self, plan: &Plan) -> Outcome<u8> {
         let deadline = Instant::now() + self.timeout;
         match self.wait_for_go(deadline)? {
             Turn::End(code) => {
@@ -251,10 +255,10 @@ impl Holder {
                     Some(fds) => Stdio::new(fds),
                     None => Stdio::new(nothing()?),
                 };
-                let Self { child, signals, init, timeout, directory, .. } = self;
+                let Self { child, signals, timeout, directory, .. } = self;
                 let deadline = Instant::now() + timeout;
-                let result = Supervisor::release(child, init, stdio, signals, deadline, Some(client))
-                    .and_then(Supervisor::watch);
+                let result = Supervisor::release(child, plan, stdio, signals, deadline, Some(client))
+                    .and_then(|supervisor| supervisor.watch(|| ()));
                 drop(directory);
                 // The client has been told, and prints it.
                 Ok(result.unwrap_or_else(|failure| failure.code))
@@ -286,7 +290,9 @@ impl Holder {
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
             drop(fds);
             if ready.get(1) == Some(&true) {
-                return Err(self.give_up(format!("the held process of {} has ended", self.name)));
+                let said = self.child.last_words().map(|failure| failure.text);
+                let text = said.unwrap_or_else(|| format!("the held process of {} has ended", self.name));
+                return Err(self.give_up(text));
             }
             if ready.get(2) == Some(&true) {
                 return Ok(Turn::End(125));

@@ -217,8 +217,8 @@ pub fn is_init(command: &CStr) -> bool {
     [&b"init"[..], b"systemd", b"upstart"].contains(&name)
 }
 
-/// How the entry `name` of the host's `/` is shown. `mounted`: something is mounted on or below it, which an overlay
-/// would not show (and the kernel refuses one over a tree with locked mounts). `None`: not at all, `spawn` puts a
+/// How the entry `name` of the host's `/` is shown. `mounted`: something is mounted below it, which an overlay would
+/// not show (and the kernel refuses one over a tree with locked mounts). `None`: not at all, `spawn` puts a
 /// file system of its own there.
 #[must_use]
 pub fn host_entry(name: &[u8], kind: HostKind, mode: u32, mounted: bool, read_only: bool) -> Option<HostEntry> {
@@ -258,14 +258,17 @@ pub enum HostKind {
     Link(Vec<u8>),
 }
 
-/// The names of the entries of `/` on or below which something is mounted, from the text of /proc/self/mountinfo
+/// The names of the entries of `/` below which something is mounted, from the text of /proc/self/mountinfo
 /// (its fifth field, in which blank, tab, newline and backslash are octal escapes).
 #[must_use]
 pub fn mounted_below(mountinfo: &[u8]) -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = mountinfo
         .split(|b| *b == b'\n')
         .filter_map(|line| line.split(|b| *b == b' ').nth(4))
-        .filter_map(|path| path.strip_prefix(b"/")?.split(|b| *b == b'/').next())
+        .filter_map(|path| {
+            let mut parts = path.strip_prefix(b"/")?.split(|b| *b == b'/');
+            parts.next().filter(|_| parts.next().is_some())
+        })
         .filter(|name| !name.is_empty())
         .map(unescape)
         .collect();
@@ -342,7 +345,7 @@ mod tests {
     #[test]
     fn mount_points_are_found_in_mountinfo() {
         let text = b"27 1 254:0 / / rw - ext4 /dev/vda rw\n28 27 0:25 / /mnt/a rw - tmpfs t rw\n\
-                     29 27 0:26 / /a\\040b/c rw - tmpfs t rw\n30 27 0:26 / /mnt/b rw - tmpfs t rw\n";
+                     29 27 0:26 / /a\\040b/c rw - tmpfs t rw\n30 27 0:26 / /mnt/b rw - tmpfs t rw\n31 27 0:27 / /tmp rw - tmpfs t rw\n";
         assert_eq!(mounted_below(text), vec![b"a b".to_vec(), b"mnt".to_vec()]);
     }
 }

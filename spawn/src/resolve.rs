@@ -93,8 +93,10 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::path::Path;
 
+    type Case = (&'static str, Result<&'static str, Errno>);
+
     /// A tree with every kind of way out of it, and what each path must lead to: a path below the tree, or an errno.
-    fn tree() -> (tempfile::TempDir, Vec<(&'static str, Result<&'static str, Errno>)>) {
+    fn tree() -> (tempfile::TempDir, Vec<Case>) {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("root");
         std::fs::create_dir_all(root.join("a/b")).unwrap();

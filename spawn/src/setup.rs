@@ -231,8 +231,9 @@ fn remount_read_only(tree: RawFd) -> sys::Call<()> {
     let mut flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
     // ST_ and MS_ bits have the same values for these five; ST_RELATIME is 4096, MS_RELATIME 1 << 21 and the default.
     flags |= sys::mount_flags(tree)? & KEPT;
-    sys::change_directory_to(tree)?;
-    sys::mount(None, c".", None, flags, None)
+    // By descriptor; it allocates, which is sound here (see resolve::walk) and happens on old kernels alone.
+    let path = std::ffi::CString::new(format!("/proc/self/fd/{tree}")).map_err(|_| Errno::EINVAL)?;
+    sys::mount(None, &path, None, flags, None)
 }
 
 /// The directory `path` of the rootfs as a mount point, made when it is missing. A link at its end is followed below

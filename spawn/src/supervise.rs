@@ -15,6 +15,7 @@ use crate::client::{Client, Request};
 use crate::console::{Console, End, Stdio, Typed};
 use crate::explain;
 use crate::failure::{Failure, Outcome, words};
+use crate::plan::Plan;
 use crate::report;
 use crate::sys;
 
@@ -100,6 +101,8 @@ pub struct Supervisor {
     console: Option<Console>,
     client: Option<Client>,
     state: State,
+    /// Whether the child may still say something.
+    open: bool,
     deadline: Option<Instant>,
     /// Set when a signal has ended the container in the command's stead.
     ended_by: Option<i32>,
@@ -116,21 +119,21 @@ enum Source {
 }
 
 impl Supervisor {
-    /// Tells the child to go on to its exec. `descriptors`: whether it gets the three of `stdio` by message, because it
-    /// has not inherited them.
+    /// Tells the child to go on to its exec. One that was held has not inherited the three of `stdio` and gets them
+    /// with this word.
     ///
     /// # Errors
     /// When the child is not there any more.
     pub fn release(
         child: Child,
-        init: bool,
+        plan: &Plan,
         stdio: Stdio,
         signals: Signals,
         deadline: Instant,
         client: Option<Client>,
     ) -> Outcome<Self> {
         let word = [report::GO, stdio.console_mask(), u8::from(stdio.interactive())];
-        let fds: Vec<RawFd> = if client.is_some() {
+        let fds: Vec<RawFd> = if plan.held {
             let handed = stdio.fds.iter().zip(stdio.terminals).filter(|(_, terminal)| !terminal);
             handed.map(|(fd, _)| fd.as_raw_fd()).collect()
         } else {
@@ -139,12 +142,13 @@ impl Supervisor {
         let sent = sys::send_message(child.channel.as_raw_fd(), &word, &fds);
         let supervisor = Self {
             child,
-            init,
+            init: plan.init,
             stdio,
             signals,
             console: None,
             client,
             state: State::Starting,
+            open: true,
             deadline: Some(deadline),
             ended_by: None,
             failure: None,
@@ -156,19 +160,20 @@ impl Supervisor {
         }
     }
 
-    /// Watches until the container has ended: the exit status for the shell. The client has been told everything.
+    /// Watches until the container has ended: the exit status for the shell. The client has been told everything;
+    /// `running` is called when the command has been executed.
     ///
     /// # Errors
     /// When the command has not been executed.
-    pub fn watch(mut self) -> Outcome<u8> {
-        let mut open = true;
+    pub fn watch(mut self, mut running: impl FnMut()) -> Outcome<u8> {
+        let mut told = false;
         loop {
             let mut sources = vec![Source::Signals, Source::Child];
             let mut fds = vec![
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.child.pidfd.as_fd(), PollFlags::POLLIN),
             ];
-            if open {
+            if self.open {
                 sources.push(Source::Channel);
                 fds.push(PollFd::new(self.child.channel.as_fd(), PollFlags::POLLIN));
             }
@@ -205,18 +210,29 @@ impl Supervisor {
                         }
                     }
                     Source::Child => ended = true,
-                    Source::Channel => open = self.hear(),
+                    Source::Channel => self.catch_up(),
                     Source::Client => self.serve(),
                     Source::Console(end) => self.console_ready(end, events),
                 }
             }
             if ended {
                 // Its last words may have come in the same moment.
-                while open && self.channel_ready() {
-                    open = self.hear();
-                }
+                self.catch_up();
+            }
+            if self.state == State::Running && !told {
+                told = true;
+                running();
+            }
+            if ended {
                 return self.finish();
             }
+        }
+    }
+
+    /// Hears all that the child has said so far.
+    fn catch_up(&mut self) {
+        while self.open && self.channel_ready() {
+            self.open = self.hear();
         }
     }
 
@@ -296,6 +312,8 @@ impl Supervisor {
         match console.ready(end, events) {
             Typed::Text => {}
             Typed::Hangup => self.forward(libc::SIGHUP),
+            // The command is not there yet: the kernel has nobody to send it to.
+            Typed::Signal(signal) if self.state != State::Running => self.forward(signal),
             Typed::Signal(signal) => {
                 // The console signals its foreground group. When the command itself, pid 1, is in it and has not said
                 // what to do, the kernel drops the signal for pid 1 alone; anywhere else it would end the command.
@@ -314,6 +332,8 @@ impl Supervisor {
             }
             return;
         }
+        // A command that has been executed, and has set the signal up, is no start to be given up.
+        self.catch_up();
         if self.state != State::Running {
             self.ended_by = Some(signal);
             return self.kill();
@@ -406,6 +426,16 @@ fn dispositions(pid: i32) -> Option<Dispositions> {
 /// The signals that this process ignores, as bits.
 #[must_use]
 pub fn ignored_signals() -> u64 {
+    // One read: the standard library would feel its way through a file of size 0 with a dozen.
+    let mut text = [0_u8; 4096];
+    let Ok(file) = sys::open_at(libc::AT_FDCWD, c"/proc/self/status", libc::O_RDONLY) else { return 0 };
+    let length = sys::read(file, &mut text).unwrap_or(0);
+    sys::close(file);
+    let text = text.get(..length).unwrap_or_default();
+    if text.windows(8).any(|bytes| bytes == b"\nSigIgn:") && text.ends_with(b"\n") {
+        return parse_dispositions(&String::from_utf8_lossy(text)).ignored;
+    }
+    // The line of groups, which stands before, may be long.
     std::fs::read_to_string("/proc/self/status").map_or(0, |text| parse_dispositions(&text).ignored)
 }
 

@@ -1,4 +1,4 @@
-//! Every system call of this crate that needs `unsafe`.
+//! Every system call of this crate that needs `unsafe`; those for mounts and sockets stand in files of their own.
 //!
 //! The functions that the child calls between clone3 and exec make raw system calls: they take no lock, allocate
 //! nothing and use no standard I/O. Descriptors are plain numbers there, because everything that the child opens is
@@ -10,32 +10,21 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+pub use crate::mounts::sys::*;
+pub use crate::sockets::sys::*;
+
 /// Result of one system call.
 pub type Call<T> = Result<T, Errno>;
 
-pub const AT_RECURSIVE: c_int = 0x8000;
 /// Follow nothing out of the directory that the path starts from: `/` and `..` end at it (openat2(2)).
 pub const RESOLVE_IN_ROOT: u64 = 0x10;
 /// Refuse links like /proc/self/fd/N.
 pub const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
-pub const MOUNT_ATTR_RDONLY: u32 = 0x01;
-pub const MOUNT_ATTR_NOSUID: u32 = 0x02;
-pub const MOUNT_ATTR_NODEV: u32 = 0x04;
-pub const MOUNT_ATTR_NOEXEC: u32 = 0x08;
-
-const OPEN_TREE_CLONE: c_int = 1;
-const MOVE_MOUNT_F_EMPTY_PATH: c_int = 0x04;
-const MOVE_MOUNT_T_EMPTY_PATH: c_int = 0x40;
-const FSOPEN_CLOEXEC: c_int = 1;
-const FSMOUNT_CLOEXEC: c_int = 1;
-const FSCONFIG_SET_STRING: c_int = 1;
-const FSCONFIG_CMD_CREATE: c_int = 6;
-
-fn check(result: c_long) -> Call<c_long> {
+pub fn check(result: c_long) -> Call<c_long> {
     if result < 0 { Err(Errno::last()) } else { Ok(result) }
 }
 
-fn check_fd(result: c_long) -> Call<RawFd> {
+pub fn check_fd(result: c_long) -> Call<RawFd> {
     check(result).and_then(|fd| RawFd::try_from(fd).map_err(|_| Errno::EOVERFLOW))
 }
 
@@ -215,43 +204,6 @@ pub fn new_session() -> Call<()> {
     check(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
 }
 
-/// mount(2).
-///
-/// # Errors
-/// Its errno.
-pub fn mount(
-    source: Option<&CStr>,
-    target: &CStr,
-    kind: Option<&CStr>,
-    flags: c_ulong,
-    data: Option<&CStr>,
-) -> Call<()> {
-    let pointer = |text: Option<&CStr>| text.map_or(core::ptr::null(), CStr::as_ptr);
-    // SAFETY: every pointer is NULL or a string that ends in NUL.
-    check(unsafe {
-        libc::syscall(libc::SYS_mount, pointer(source), target.as_ptr(), pointer(kind), flags, pointer(data))
-    })
-    .map(drop)
-}
-
-/// umount2(path, MNT_DETACH).
-///
-/// # Errors
-/// Its errno.
-pub fn detach(path: &CStr) -> Call<()> {
-    // SAFETY: the string ends in NUL.
-    check(unsafe { libc::syscall(libc::SYS_umount2, path.as_ptr(), libc::MNT_DETACH) }).map(drop)
-}
-
-/// pivot_root(".", "."): the working directory becomes the root, and the old root lies over it.
-///
-/// # Errors
-/// Its errno.
-pub fn pivot_root_here() -> Call<()> {
-    // SAFETY: both strings end in NUL.
-    check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) }).map(drop)
-}
-
 /// fchdir(2).
 ///
 /// # Errors
@@ -378,31 +330,6 @@ pub fn file_type(fd: RawFd) -> Call<u32> {
     Ok(stat.st_mode & libc::S_IFMT)
 }
 
-/// The magic number of the file system that a descriptor lies on.
-///
-/// # Errors
-/// The errno of fstatfs(2).
-pub fn file_system(fd: RawFd) -> Call<i64> {
-    // SAFETY: statfs is plain data for which zero is valid.
-    let mut stat: libc::statfs = unsafe { core::mem::zeroed() };
-    // SAFETY: the pointer is to a whole struct statfs.
-    check(c_long::from(unsafe { libc::fstatfs(fd, &raw mut stat) }))?;
-    #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap, reason = "the field's type differs between libcs")]
-    Ok(stat.f_type as i64)
-}
-
-/// The mount flags (ST_ bits of statvfs(3)) of the mount that a descriptor lies on.
-///
-/// # Errors
-/// The errno of fstatvfs.
-pub fn mount_flags(fd: RawFd) -> Call<c_ulong> {
-    // SAFETY: statvfs is plain data for which zero is valid.
-    let mut stat: libc::statvfs = unsafe { core::mem::zeroed() };
-    // SAFETY: the pointer is to a whole struct statvfs.
-    check(c_long::from(unsafe { libc::fstatvfs(fd, &raw mut stat) }))?;
-    Ok(stat.f_flag)
-}
-
 /// readlinkat(2) of the link that `fd` refers to (O_PATH and O_NOFOLLOW); the number of bytes in `buffer`.
 ///
 /// # Errors
@@ -413,74 +340,6 @@ pub fn read_link(fd: RawFd, path: &CStr, buffer: &mut [u8]) -> Call<usize> {
         check(unsafe { libc::syscall(libc::SYS_readlinkat, fd, path.as_ptr(), buffer.as_mut_ptr(), buffer.len()) })?;
     let length = usize::try_from(length).unwrap_or(0);
     if length >= buffer.len() { Err(Errno::ENAMETOOLONG) } else { Ok(length) }
-}
-
-/// open_tree(2) with OPEN_TREE_CLONE and AT_RECURSIVE: a detached copy of the mounts at `path`.
-///
-/// # Errors
-/// Its errno; EINVAL when `directory` was opened in another mount namespace.
-pub fn clone_tree(directory: RawFd, path: &CStr) -> Call<RawFd> {
-    let mut flags = OPEN_TREE_CLONE | AT_RECURSIVE | libc::O_CLOEXEC;
-    if path.is_empty() {
-        flags |= libc::AT_EMPTY_PATH;
-    }
-    // SAFETY: the string ends in NUL.
-    check_fd(unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) })
-}
-
-/// move_mount(2): attaches the mount of `tree` on the directory or file `target`.
-///
-/// # Errors
-/// Its errno.
-pub fn attach(tree: RawFd, target: RawFd) -> Call<()> {
-    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
-    // SAFETY: both strings end in NUL.
-    check(unsafe { libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), target, c"".as_ptr(), flags) }).map(drop)
-}
-
-/// move_mount(2): attaches the mount of `tree` on `path` below `directory`; a link at its end is not followed.
-///
-/// # Errors
-/// Its errno.
-pub fn attach_at(tree: RawFd, directory: RawFd, path: &CStr) -> Call<()> {
-    let flags = MOVE_MOUNT_F_EMPTY_PATH;
-    // SAFETY: both strings end in NUL.
-    check(unsafe { libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), directory, path.as_ptr(), flags) }).map(drop)
-}
-
-/// mount_setattr(2) on the mount of `tree` and, if `recursive`, on those below it: sets the MOUNT_ATTR_ bits `set`.
-///
-/// # Errors
-/// Its errno; ENOSYS on kernels before 5.12.
-pub fn set_mount_attributes(tree: RawFd, set: u32, recursive: bool) -> Call<()> {
-    let attributes = [u64::from(set), 0, 0, 0];
-    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
-    // SAFETY: `attributes` has the layout of struct mount_attr: set, clear, propagation, user namespace, 64 bits each.
-    check(unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree, c"".as_ptr(), flags, attributes.as_ptr(), size_of_val(&attributes))
-    })
-    .map(drop)
-}
-
-/// A new file system of `kind` with `options` (key and value), as a detached mount with the MOUNT_ATTR_ bits
-/// `attributes`: fsopen(2), fsconfig(2), fsmount(2).
-///
-/// # Errors
-/// The errno of the call that failed; ENOSYS on kernels before 5.2.
-pub fn new_file_system(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u32) -> Call<RawFd> {
-    // SAFETY: the string ends in NUL.
-    let context = check_fd(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
-    for (key, value) in options {
-        // SAFETY: both strings end in NUL.
-        check(unsafe {
-            libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
-        })?;
-    }
-    let null = core::ptr::null::<c_char>();
-    // SAFETY: this command takes no strings.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, null, null, 0) })?;
-    // SAFETY: no pointer.
-    check_fd(unsafe { libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes) })
 }
 
 /// close_range(2): closes the descriptors from `first` to `last`.
@@ -562,34 +421,16 @@ pub fn wait_child(pidfd: BorrowedFd<'_>) -> Call<(u8, c_int)> {
         // SAFETY: the pointer is to a whole siginfo_t.
         match check(c_long::from(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED) })) {
             Err(Errno::EINTR) => {}
-            result => break result?,
+            result => {
+                result?;
+                break;
+            }
         }
     }
     // SAFETY: waitid fills in the member for SIGCHLD.
     let status = unsafe { info.si_status() };
     let code = u8::try_from(status & 0xff).unwrap_or(u8::MAX);
     if info.si_code == libc::CLD_EXITED { Ok((code, 0)) } else { Ok((128_u8.saturating_add(code), status)) }
-}
-
-/// Brings up the loopback of this network namespace.
-///
-/// # Errors
-/// The errno of socket(2) or of ioctl(SIOCSIFFLAGS).
-pub fn loopback_up() -> Call<()> {
-    // SAFETY: no pointer.
-    let socket =
-        check_fd(unsafe { libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: ifreq is plain data for which zero is valid.
-    let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = c_char::try_from(*from).unwrap_or(0);
-    }
-    request.ifr_ifru.ifru_flags = 0x1 | 0x40; // IFF_UP | IFF_RUNNING
-    // SAFETY: the pointer is to a whole struct ifreq.
-    let result =
-        check(unsafe { libc::syscall(libc::SYS_ioctl, socket, libc::SIOCSIFFLAGS as c_ulong, &raw mut request) });
-    close(socket);
-    result.map(drop)
 }
 
 /// Unlocks the pty of `master` and opens its other end without a path (TIOCGPTPEER).
@@ -636,104 +477,6 @@ pub fn foreground_group(master: BorrowedFd<'_>) -> Call<i32> {
     // SAFETY: the pointer is to an int.
     check(c_long::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) }))?;
     Ok(group)
-}
-
-/// Buffer for the control message of at most three descriptors.
-#[repr(C, align(8))]
-struct Ancillary([u8; 64]);
-
-/// sendmsg(2) of `bytes` with up to three descriptors; never raises SIGPIPE.
-///
-/// # Errors
-/// Its errno; EPIPE when the other side is gone, EINVAL for more than three descriptors.
-pub fn send_message(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> Call<()> {
-    if fds.len() > 3 {
-        return Err(Errno::EINVAL);
-    }
-    let mut ancillary = Ancillary([0; 64]);
-    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: msghdr is plain data for which zero is valid.
-    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    let size = c_uint::try_from(size_of_val(fds)).unwrap_or(0);
-    if !fds.is_empty() {
-        message.msg_control = ancillary.0.as_mut_ptr().cast();
-        // SAFETY: pure arithmetic; three descriptors need 32 bytes of the 64.
-        message.msg_controllen = (unsafe { libc::CMSG_SPACE(size) }) as _;
-        // SAFETY: the control buffer is aligned and long enough for one header and the descriptors.
-        unsafe {
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
-            core::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), size_of_val(fds));
-        }
-    }
-    // SAFETY: the message and everything it points to is valid.
-    check(unsafe { libc::syscall(libc::SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL) }).map(drop)
-}
-
-/// recvmsg(2): the number of bytes in `buffer` (0 at the end) and up to three descriptors, close-on-exec, in `fds`
-/// (-1 where none came).
-///
-/// # Errors
-/// Its errno.
-pub fn receive_message(socket: RawFd, buffer: &mut [u8], fds: &mut [RawFd; 3]) -> Call<usize> {
-    *fds = [-1; 3];
-    let mut ancillary = Ancillary([0; 64]);
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: msghdr is plain data for which zero is valid.
-    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = ancillary.0.as_mut_ptr().cast();
-    // SAFETY: pure arithmetic. CMSG_LEN and not CMSG_SPACE, whose padding would let a fourth descriptor in.
-    message.msg_controllen = (unsafe { libc::CMSG_LEN(12) }) as _;
-    let length = loop {
-        // SAFETY: the message and everything it points to is valid.
-        let result = unsafe { libc::syscall(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-        match check(result) {
-            Err(Errno::EINTR) => {}
-            result => break result?,
-        }
-    };
-    // SAFETY: the kernel has filled in the control buffer and its length.
-    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    // SAFETY: NULL or a header inside the buffer.
-    if let Some(head) = unsafe { header.as_ref() }
-        && head.cmsg_level == libc::SOL_SOCKET
-        && head.cmsg_type == libc::SCM_RIGHTS
-    {
-        // SAFETY: pure arithmetic.
-        let empty = unsafe { libc::CMSG_LEN(0) } as usize;
-        #[allow(clippy::unnecessary_cast, reason = "the field's type differs between libcs")]
-        let count = (head.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
-        // SAFETY: at most three descriptors, which is what the array holds and the kernel was given room for.
-        unsafe {
-            let data = libc::CMSG_DATA(header);
-            core::ptr::copy_nonoverlapping(data, fds.as_mut_ptr().cast(), count.min(3) * size_of::<RawFd>());
-        }
-    }
-    usize::try_from(length).map_err(|_| Errno::EOVERFLOW)
-}
-
-/// Takes ownership of a descriptor number that [`receive_message`] delivered.
-#[must_use]
-pub fn own(fd: RawFd) -> Option<OwnedFd> {
-    // SAFETY: the kernel made it for us in recvmsg, and the caller passes each once.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// A descriptor of this process by number, such as one named on the command line.
-///
-/// # Errors
-/// EBADF when it is not open.
-pub fn take(fd: RawFd) -> Call<OwnedFd> {
-    // SAFETY: no pointer.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) })?;
-    // SAFETY: it is open, and the caller of this program handed it to us by name.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// read(2), again after EINTR.

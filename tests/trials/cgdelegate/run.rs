@@ -77,7 +77,7 @@ fn hands_over(world: &mut World) {
                 mask.add(Signal::SIGUSR1);
                 sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).expect("mask");
                 for signal in [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGALRM, Signal::SIGHUP] {
-                    tests::sys::ignore_signal(signal).expect("ignore");
+                    tests::sys::ignore_signal(signal as i32).expect("ignore");
                 }
             })
     };
