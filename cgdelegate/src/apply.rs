@@ -16,9 +16,10 @@ use crate::target::Process;
 use caps::Capability;
 use core::fmt;
 use helper::caller::Caller;
-use helper::enter::{self, FullRoot};
+use helper::enter::FullRoot;
+use helper::handover;
+use helper::handover::sys;
 use helper::report::Failure;
-use helper::sys;
 use nix::errno::Errno;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -306,7 +307,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The kernel's, in words.
     pub fn nodes(&self) -> Result<Vec<Node>, Failure> {
-        enter::with(Capability::CAP_SYS_ADMIN, || self.read_nodes())?
+        handover::with(Capability::CAP_SYS_ADMIN, || self.read_nodes())?
     }
 
     fn read_nodes(&self) -> Result<Vec<Node>, Failure> {
@@ -484,7 +485,7 @@ impl<'a> Session<'a> {
     fn write_record(&self, index: usize, node: &Directory, name: &str, kind: Kind, made: bool) -> Result<(), Failure> {
         let Some(site) = self.sites.get(index) else { return Ok(()) };
         let record = Record { made, kind, uid: self.uid, pid: std::process::id() }.to_string();
-        enter::with(Capability::CAP_SYS_ADMIN, || node.set_attribute(RECORD, record.as_bytes()))?
+        handover::with(Capability::CAP_SYS_ADMIN, || node.set_attribute(RECORD, record.as_bytes()))?
             .map_err(|e| site.failure("write the record of", self.uid, name, e))
     }
 
@@ -792,7 +793,7 @@ fn kill_inside(pid: i32, label: &str, path: &str) -> Result<(), Failure> {
     if !inside {
         return Ok(());
     }
-    let killed = enter::with(Capability::CAP_KILL, || match &pidfd {
+    let killed = handover::with(Capability::CAP_KILL, || match &pidfd {
         Some(pidfd) => sys::pidfd_kill(pidfd),
         // Before Linux 5.3 a number is all there is.
         None => nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL),

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use helper::sys;
+use helper::handover::sys;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};

@@ -4,9 +4,9 @@
 
 use crate::config::Controller;
 use crate::directory::Directory;
-use helper::enter;
+use helper::handover;
+use helper::handover::sys;
 use helper::report::{Failure, reason};
-use helper::sys;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
@@ -92,7 +92,7 @@ impl Hierarchy {
 /// Mounts a named hierarchy for this process alone.
 fn private(name: &str) -> Result<Directory, Failure> {
     let text = CString::new(name).map_err(|_| Failure::new("a name with a NUL byte").status(SYSTEM))?;
-    let mounted = enter::with(caps::Capability::CAP_SYS_ADMIN, || sys::mount_named_hierarchy(&text))?;
+    let mounted = handover::with(caps::Capability::CAP_SYS_ADMIN, || sys::mount_named_hierarchy(&text))?;
     let why = |error: Errno| {
         match error {
         Errno::ENOENT => Failure::new(format!(

@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use helper::handover::sys;
 use helper::report::{Failure, reason};
-use helper::sys;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstat};
