@@ -112,9 +112,9 @@ fn private(name: &str) -> Result<Directory, Failure> {
 
 /// Lets a named hierarchy go that only we mount and that holds no cgroup any more. The kernel frees removed cgroups a
 /// little late, and a hierarchy ends only with a mount that finds none: so it is mounted and unmounted until it is gone,
-/// for at most 0.2 s. One that stays is harmless: a line in /proc/PID/cgroup.
+/// for at most half a second. One that stays is harmless: a line in /proc/PID/cgroup.
 pub fn let_go(names: &[String]) {
-    const ROUNDS: u32 = 10;
+    const ROUNDS: u32 = 25;
     let exists = |name: &String| {
         let listed = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         listed.lines().any(|line| line.ends_with(&format!(":name={name}:/")))
