@@ -63,7 +63,8 @@ fn by_id(uid: u32, gid: Option<u32>, passwd: &str) -> Identity {
     Identity { uid, gid, groups: Vec::new(), home: home(entry.map_or("/", |entry| entry.home)) }
 }
 
-fn by_name(name: &str, passwd: &str, group: &str) -> Option<Identity> {
+/// The entry of `name`, with the groups that name him a member.
+pub fn by_name(name: &str, passwd: &str, group: &str) -> Option<Identity> {
     let entry = passwd.lines().filter_map(parse).find(|entry| entry.name == name)?;
     let groups = group.lines().filter_map(|line| {
         let mut fields = line.split(':').skip(2);

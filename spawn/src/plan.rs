@@ -7,6 +7,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::card::Card;
+
 /// The root of the container.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Root {
@@ -100,6 +102,8 @@ pub struct Plan {
     pub root: Root,
     /// Whether the rootfs, as a whole, is shown read-only.
     pub read_only: bool,
+    /// Network cards beside the loopback, which are there when the child is told to go. Only with `held`.
+    pub cards: Vec<Card>,
     /// Bind mounts in the order given.
     pub binds: Vec<Bind>,
     /// Host name inside.
@@ -120,7 +124,7 @@ pub struct Plan {
     pub single_id: bool,
     /// Whether the command is the rootfs's init: it gets no controlling terminal.
     pub init: bool,
-    /// Whether the child waits for `go` after its network namespace is there, and reports it (`spawn hold`).
+    /// Whether the child waits for `go` after its network namespace is there, and reports it (`spawn hold`, `--net`).
     pub held: bool,
     /// The signals from 1 to 64 that the caller ignores, as bits (bit 0 is signal 1): set to their default inside.
     pub ignored_signals: u64,

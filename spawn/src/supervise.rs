@@ -168,15 +168,15 @@ impl Supervisor {
     pub fn watch(mut self, mut running: impl FnMut()) -> Outcome<u8> {
         let mut told = false;
         loop {
-            let mut sources = vec![Source::Signals, Source::Child];
-            let mut fds = vec![
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.child.pidfd.as_fd(), PollFlags::POLLIN),
-            ];
+            let (mut sources, mut fds) = (Vec::with_capacity(8), Vec::with_capacity(8));
+            // First, and read once without asking again: later ones may hear all that is left (`catch_up`).
             if self.open {
                 sources.push(Source::Channel);
                 fds.push(PollFd::new(self.child.channel.as_fd(), PollFlags::POLLIN));
             }
+            sources.extend([Source::Signals, Source::Child]);
+            fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(self.child.pidfd.as_fd(), PollFlags::POLLIN));
             if let Some(client) = &self.client {
                 sources.push(Source::Client);
                 fds.push(PollFd::new(client.as_fd(), PollFlags::POLLIN));
@@ -210,7 +210,7 @@ impl Supervisor {
                         }
                     }
                     Source::Child => ended = true,
-                    Source::Channel => self.catch_up(),
+                    Source::Channel => self.open = self.hear(),
                     Source::Client => self.serve(),
                     Source::Console(end) => self.console_ready(end, events),
                 }

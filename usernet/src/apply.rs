@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 const WATCH: Duration = Duration::from_millis(100);
 
 /// How long it is watched in all while the kernel says that one of its NICs is going away: on a busy host that can take
-/// hundreds of milliseconds.
-const WATCH_DYING: Duration = Duration::from_millis(900);
+/// seconds.
+const WATCH_DYING: Duration = Duration::from_secs(3);
 
 /// A NIC that has been made.
 #[derive(Clone, Debug)]
@@ -73,6 +73,8 @@ pub struct Plan<'a> {
     /// The bridge; `None` for `none`.
     bridge: Option<Link>,
     ovs: bool,
+    /// Whether the ledger's lock could not be had: it is not waited for again.
+    stuck: bool,
 }
 
 /// A NIC that is being made: the claim is written, the caller's lock is held.
@@ -115,7 +117,7 @@ impl<'a> Plan<'a> {
             ovs = link.kind != b"bridge";
             bridge = Some(link);
         }
-        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs };
+        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs, stuck: false };
         for line in &plan.lines {
             plan.can_do(line)?;
         }
@@ -179,8 +181,8 @@ impl<'a> Plan<'a> {
         let ours = entry(&claimed.label, &claimed.host);
         // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
         let _ = match made {
-            Ok(_) => write_again(self.caller, &mut claimed.store, &ours),
-            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours),
+            Ok(_) => write_again(self.caller, &mut claimed.store, &ours, self.stuck),
+            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours, self.stuck),
             Err(_) => Ok(()),
         };
         made
@@ -249,7 +251,8 @@ impl<'a> Plan<'a> {
         // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
         // shared pot, whose other users it must not have moved on without.
         let before = if shared { None } else { Some(self.dump()?) };
-        let locked = store.lock_ledger(&root)?;
+        let locked = store.lock_ledger(&root, self.stuck)?;
+        self.stuck = !locked;
         let result = self.decide(&store, &root, before, shared, locked);
         if locked {
             store.unlock_ledger();
@@ -262,8 +265,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Counts, chooses, and writes the claim. Without the ledger's lock (its holder is stopped) nothing is written to
-    /// the ledger: the claim in the caller's own file and then the alias stand for the line. Of two such users of a
-    /// shared pot each has written his claim before he reads the other's, so that at least one counts both.
+    /// the ledger: the claim in the caller's own file and then the alias stand for the line.
     #[expect(clippy::type_complexity, reason = "what Outcome carries, before the store is put to it")]
     fn decide(
         &mut self,
@@ -274,15 +276,7 @@ impl<'a> Plan<'a> {
         locked: bool,
     ) -> Result<Result<(Line, Label, Vec<u8>), Full>, Failure> {
         let host = host_name(self.caller.uid);
-        let blank = Label { pot: vec![b'?'], bridge: self.request.bridge.clone(), ..Label::default() };
-        let mut claims = if shared { store.claims(root)? } else { Vec::new() };
-        if shared && !locked {
-            for line in &self.lines {
-                let label = Label { pot: line.pot.clone(), ..blank.clone() };
-                store.claim(Some((&entry(&label, &host), b"")))?;
-                claims.extend(store.claims(root)?.into_iter().filter(|claim| claim.nic != host));
-            }
-        }
+        let claims = if shared { store.claims(root)? } else { Vec::new() };
         let links = match before {
             Some(links) => links,
             None => self.dump()?,
@@ -297,11 +291,23 @@ impl<'a> Plan<'a> {
             (Some(line), Ok(Some(label))) => {
                 store.claim(Some((&entry(&label, &host), &label.addr)))?;
                 lines.push(entry(&label, &host).line());
-                chosen = Some((line.clone(), label, host));
+                chosen = Some((line.clone(), label, host.clone()));
             }
             (_, refused) => {
                 store.claim(None)?;
                 refused?;
+            }
+        }
+        if shared && let Some((line, ..)) = &chosen {
+            // Who goes round the ledger's lock is seen by his claim alone. Each writes his own before he reads the
+            // others' for the last time, so that of two at least one counts both.
+            let claims: Vec<Claim> = store.claims(root)?.into_iter().filter(|claim| claim.nic != host).collect();
+            let links = self.dump()?;
+            let (again, _) = self.tally(&store.read()?, &links, &claims)?;
+            if !again.has_room(line) {
+                store.claim(None)?;
+                lines.pop();
+                chosen = None;
             }
         }
         if locked && !(lines.is_empty() && dead.is_empty()) {
@@ -604,25 +610,30 @@ impl<'a> Plan<'a> {
 
 /// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
 /// holder of the lock may have kept us from writing it.
-fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
+fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
+    with_ledger(caller, store, at_once, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
         true => Change::default(),
         false => change(content, &[], &[ours.line()]),
     })
 }
 
 /// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
-fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| {
+fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
+    with_ledger(caller, store, at_once, |content| {
         let dead: Vec<_> = entries(content).filter(|(_, e)| *e == Some(*gone)).map(|(range, _)| range).collect();
         if dead.is_empty() { Change::default() } else { change(content, &dead, &[]) }
     })
 }
 
 /// Makes a change of the ledger under its lock; none when the lock cannot be had.
-fn with_ledger(caller: &Caller, store: &mut Store, decide: impl FnOnce(&[u8]) -> Change) -> Result<(), Failure> {
+fn with_ledger(
+    caller: &Caller,
+    store: &mut Store,
+    at_once: bool,
+    decide: impl FnOnce(&[u8]) -> Change,
+) -> Result<(), Failure> {
     let root = FullRoot::begin(caller)?;
-    if !store.lock_ledger(&root)? {
+    if !store.lock_ledger(&root, at_once)? {
         return Ok(());
     }
     let done = store.read().and_then(|content| store.apply(&decide(&content)));
@@ -638,7 +649,7 @@ pub fn undo(caller: &Caller, nic: &Nic) {
     if remove(&nic.host, nic.mac) {
         let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
         if let Ok(mut store) = store {
-            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host));
+            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host), false);
         }
     }
 }
@@ -710,7 +721,7 @@ fn delete_one(caller: &Caller, netlink: &mut Netlink, link: &Link, label: &Label
     let root = FullRoot::begin(caller)?;
     let mut store = Store::open(caller, &root)?;
     drop(root);
-    drop_claim(caller, &mut store, &entry(label, &link.name))
+    drop_claim(caller, &mut store, &entry(label, &link.name), false)
 }
 
 /// The caller's NICs: those whose alias or name carries his uid; with what the ledger says where there is no alias.

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use tests::{ALICE, BOB, Outcome, Trial, sys};
 
-use crate::case::{Case, EV, RUNTIME, both, once, wait_for};
+use crate::case::{Case, EV, RUNTIME, both, once};
 
 /// Reads one line of `--info-fd`; empty at its end.
 pub fn line(read: &OwnedFd) -> String {
@@ -467,7 +467,6 @@ pub fn trials() -> Vec<Trial> {
             }
             let _ = ask(&control, "abort\n", 1);
             case.nothing_left("odd records");
-            let _ = wait_for("the end", || Some(()));
         }),
     ]
     .into_iter()

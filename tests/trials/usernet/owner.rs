@@ -50,6 +50,7 @@ fn allowed(world: &mut World) {
 
 fn denied(world: &mut World) {
     furnish(world, TWO);
+    world.needs_ours("decision before anything is made: 5.0.2 finds out when it renames");
     let table: Vec<(&str, Target)> = vec![
         ("bob's", target(BOB)),
         ("root's", target(ROOT)),
