@@ -22,7 +22,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("pure v2: run, limits and a controller for the user to switch on", pure),
         Trial::once("on pure v2 a node whose controllers are on is joined through a leaf", join_leaf),
         Trial::once("delete refuses a living cgroup, and kills it with --kill", delete),
-        Trial::once("delete --kill ends a fork bomb without cgroup.kill and thaws what is frozen", fork_bomb),
+        Trial::once("delete --kill ends a fork bomb without cgroup.kill as well", fork_bomb),
     ]
 }
 
@@ -254,7 +254,7 @@ fn fork_bomb(world: &mut World) {
         .arg("for i in $(seq 60); do (while :; do (sleep 0.01 &) ; done) & done; sleep 1000")
         .start();
     super::fixture::wait_until("many processes", || super::fixture::processes(&node).len() > 40);
-    // As on a kernel before 5.14, and with a child that the user has frozen.
+    // As on a kernel before 5.14.
     let outcome = call(world, ALICE, "delete x --kill")
         .as_root(move || {
             let kill = node.join("cgroup.kill");
