@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
-use tests::Trial;
 use tests::world::{BIN, helpers_dir};
+use tests::{ALICE, BOB, Trial};
 
 use crate::case::{Case, EV, V, both, once, wait_for};
 use crate::handoff::{await_state, created_pid};
@@ -20,7 +20,10 @@ const ADDRESS: &str = "br0,ip=10.0.3.5/24,gw=10.0.3.1";
 const THEIRS: &str = "/usr/libexec/lxc";
 
 /// usernet and lxc-user-nic, read before a world hides the directory that they are in.
-static PROGRAMS: OnceLock<Vec<(&str, Result<Vec<u8>, String>)>> = OnceLock::new();
+static PROGRAMS: OnceLock<Vec<Program>> = OnceLock::new();
+
+/// Its name, and its bytes or why they cannot be read.
+type Program = (&'static str, Result<Vec<u8>, String>);
 
 /// Two bridges, the first with addresses; usernet, setuid root; and what alice may have.
 fn furnish(case: &Case<'_>, config: &str) {
@@ -311,6 +314,24 @@ fn ends() -> Vec<Trial> {
             no_card_left();
             assert!(made > 0 && made < 40, "some after the card was made and some before: {made}");
             assert!(case.out(&["--net", ADDRESS], "ip -4 -o addr show eth0").contains("10.0.3.5/24"));
+        }),
+        once("while it waits, a container's network namespace is open to its own user and to no other", |case| {
+            furnish(case, "alice veth br0 1\nbob veth br0 1\n");
+            let (read, write) = tests::sys::pipe().expect("pipe");
+            let (go, hold) = tests::sys::pipe().expect("pipe");
+            let options = ["--info-fd", "10", "--hold-fd", "11"];
+            let running = case.run_call(&options, &["/bin/true"]).fd(10, write).fd(11, go).start();
+            let pid = created_pid(&read).to_string();
+            await_state(&read, "network");
+            for (user, may) in [(ALICE, true), (BOB, false)] {
+                let look = case.call_as(user, "/bin/readlink").arg(format!("/proc/{pid}/ns/net")).run(case.world);
+                assert_eq!(look.code() == Some(0), may, "{}: {}{}", user.name, look.out(), look.text());
+                let words = ["attach", "br0", "--pid", &pid, "--check"];
+                let attach = case.call_as(user, "/run/bin/usernet").args(words).run(case.world);
+                assert_eq!(attach.code() == Some(0), may, "{}: {}", user.name, attach.text());
+            }
+            drop(hold);
+            running.finish(case.world).assert_code(125, "given up");
         }),
         once("--info-fd tells which cards there are, and giving up on --hold-fd takes them away", |case| {
             furnish(case, "alice veth br0 2\n");
