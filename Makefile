@@ -13,7 +13,7 @@ export PREFIX DESTDIR CAPS LINKAGE DIST
 # The tests take the programs as they are shipped.
 HELPERS_DIR = $(abspath $(DIST))
 
-.PHONY: build help musl-std packages style test test-theirs check bench demo fuzz install uninstall clean
+.PHONY: build help musl-std packages style test test-theirs check bench demo fuzz install uninstall check-kernels clean
 .NOTPARALLEL:
 
 build:
@@ -26,6 +26,7 @@ help:
 	@echo 'make check       install what is missing, build, and run every test (root for the kernel tests)'
 	@echo 'make demo        an ordinary user starts a container of this host (root; changes nothing)'
 	@echo 'make bench       tables: ours beside the originals (root)'
+	@echo 'make check-kernels   the cgroup tests on kernels 5.10, 6.1 and 6.12 under qemu (half an hour, no root)'
 	@echo 'make fuzz        fuzz the parsers for SECONDS=60 each (nightly Rust)'
 	@echo 'make install     PREFIX=/usr/local DESTDIR= ; newuidmap, newgidmap mode 4755, or CAPS=1: file capabilities'
 	@echo 'make uninstall   the same settings'
@@ -59,6 +60,10 @@ bench: build
 
 demo:
 	@tests/demo
+
+# Not part of make check: emulated kernels take their time.
+check-kernels:
+	@packaging/check-kernels
 
 fuzz:
 	@tests/fuzz/run $(SECONDS)

@@ -61,10 +61,7 @@ pub fn enter_with_root(program: &'static Program, capabilities: &[Capability]) -
 }
 
 fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(Caller, Vec<u32>), Failure> {
-    std::panic::set_hook(Box::new(|_| {
-        program.say("internal error: this is a bug, please report it");
-        sys::exit_now(program.panic_status);
-    }));
+    set_panic_hook(program);
     sys::clear_environment().map_err(|e| step("clearenv", e))?;
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| step("setrlimit RLIMIT_CORE", e))?;
@@ -82,7 +79,7 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
 
     let ids = getresuid().map_err(|e| step("getresuid", e))?;
     let (uid, gid) = (ids.real, getresgid().map_err(|e| step("getresgid", e))?.real);
-    let account = account(uid, ids.effective.is_root())?;
+    let account = account(uid, ids.effective.is_root(), true)?;
 
     let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
     prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))?;
@@ -145,15 +142,26 @@ impl Drop for FullRoot {
     }
 }
 
+/// A panic prints one line, with no backtrace, and exits.
+pub(crate) fn set_panic_hook(program: &'static Program) {
+    std::panic::set_hook(Box::new(|_| {
+        program.say("internal error: this is a bug, please report it");
+        sys::exit_now(program.panic_status);
+    }));
+}
+
 /// Names of the real uid: from /etc/passwd; for a uid that is not there, and only where nobody but root could forge
 /// the answer, from getent. Elsewhere such a caller stays nameless, and lines with the bare uid still serve.
-fn account(uid: Uid, is_root: bool) -> Result<Account, Failure> {
+pub(crate) fn account(uid: Uid, is_root: bool, close_descriptors: bool) -> Result<Account, Failure> {
     let account = look_up(uid.as_raw())?;
     if !account.names.is_empty() || !is_root {
         return Ok(account);
     }
-    // On a kernel without close_range getent may inherit descriptors of the caller, which it does not look at.
-    let _ = sys::close_on_exec_from_3();
+    // On a kernel without close_range, and from a program that hands the caller's descriptors over, getent may inherit
+    // them; it does not look at them.
+    if close_descriptors {
+        let _ = sys::close_on_exec_from_3();
+    }
     let Some((name, its_uid, gid)) = ask_getent(&uid.to_string(), true)? else { return Ok(account) };
     if its_uid != uid.as_raw() {
         return Ok(account);
@@ -163,7 +171,7 @@ fn account(uid: Uid, is_root: bool) -> Result<Account, Failure> {
     Ok(Account { names: if is_anothers { Vec::new() } else { vec![name] }, gid: Some(gid) })
 }
 
-fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Result<(), Failure> {
+pub(crate) fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Result<(), Failure> {
     let had = read(CapSet::Permitted)?;
     let kept: CapsHashSet = keep.capabilities.iter().copied().filter(|c| had.contains(c)).collect();
     caps::clear(None, CapSet::Inheritable).map_err(|e| cap_step("inheritable", &e))?;
@@ -255,11 +263,11 @@ fn read(set: CapSet) -> Result<CapsHashSet, Failure> {
     caps::read(None, set).map_err(|e| cap_step("capability", &e))
 }
 
-fn step(operation: &str, error: Errno) -> Failure {
+pub(crate) fn step(operation: &str, error: Errno) -> Failure {
     Failure::new(format!("{operation}: {}", error.desc()))
 }
 
-fn cap_step(set: &str, _: &caps::errors::CapsError) -> Failure {
+pub(crate) fn cap_step(set: &str, _: &caps::errors::CapsError) -> Failure {
     // The crate's own text is not in the form that messages have here; the cause stands in errno still.
     Failure::new(format!("cannot read or change the {set} set of capabilities: {}", Errno::last().desc()))
 }

@@ -1,7 +1,8 @@
 //! What every privileged program of userns-helpers stands on, and newuidmap and newgidmap themselves.
 //!
 //! [`enter`] takes a program to a known state; [`caller`] says who called it; [`target`] holds the process it works
-//! on; [`trusted`] reads the administrator's files; [`report`] speaks. [`request`], [`policy`] and [`apply`] are the
+//! on; [`trusted`] reads the administrator's files; [`report`] speaks. [`handover`] is for a program that ends by executing the
+//! caller's command. [`request`], [`policy`] and [`apply`] are the
 //! three steps of the id map writers, which [`newidmap`] puts together.
 #![deny(
     clippy::unwrap_used,
@@ -26,6 +27,7 @@ pub mod apply;
 pub mod caller;
 pub mod enter;
 pub mod handoff;
+pub mod handover;
 pub mod newidmap;
 pub mod policy;
 pub mod range;

@@ -90,6 +90,18 @@ impl Trusted {
         self.passed_over
     }
 
+    /// The whole file, when it has no more than `limit` bytes.
+    ///
+    /// # Errors
+    /// It is longer; or what went wrong with reading, in words.
+    pub fn whole(&mut self, limit: usize) -> Result<Vec<u8>, String> {
+        self.file.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
+        let mut content = Vec::new();
+        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        self.file.by_ref().take(most).read_to_end(&mut content).map_err(|e| reason(&e))?;
+        if content.len() > limit { Err(format!("it has more than {limit} bytes")) } else { Ok(content) }
+    }
+
     /// Calls `each` with the number (from 1) and the bytes of every line, from the beginning of the file; without the
     /// newline, which the last line may lack. A line of 32 KiB or more is passed over. Stops early when told to.
     /// `each` must not read another file: there is one buffer.

@@ -219,6 +219,49 @@ pub fn syscall_exit(info: &libc::ptrace_syscall_info) -> crate::tracer::Stop {
     crate::tracer::Stop::Leave(unsafe { info.u.exit.sval })
 }
 
+/// Sets a signal to its default action.
+///
+/// # Errors
+/// EINVAL.
+pub fn default_signal(signal: nix::sys::signal::Signal) -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    let old = unsafe { libc::signal(signal as libc::c_int, libc::SIG_DFL) };
+    if old == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes this process a real-time one (SCHED_FIFO, priority 1).
+///
+/// # Errors
+/// EPERM without CAP_SYS_NICE.
+pub fn become_fifo() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: a whole sched_param.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) }).map(drop)
+}
+
+/// An extended attribute of a file.
+///
+/// # Errors
+/// ENODATA when it is not there, or not for this reader.
+pub fn attribute(path: &Path, name: &CStr) -> io::Result<Vec<u8>> {
+    let path = c_path(path);
+    let mut value = vec![0_u8; 256];
+    // SAFETY: two NUL-terminated strings, and a buffer with its own length.
+    let read = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(read).map_err(|_| io::Error::last_os_error())?);
+    Ok(value)
+}
+
+/// Sets an extended attribute of a file.
+///
+/// # Errors
+/// EPERM for a writer who may not.
+pub fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
+    let path = c_path(path);
+    // SAFETY: two NUL-terminated strings, and a buffer with its own length.
+    check(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }).map(drop)
+}
+
 /// Tries to take control of `pid` as any user may: PTRACE_ATTACH.
 ///
 /// # Errors

@@ -194,6 +194,8 @@ pub struct World {
     pub install: Install,
     /// Whose it is.
     pub under_test: UnderTest,
+    /// The host's own cgroup namespace: only there a new named hierarchy can be made.
+    pub host_cgroup_namespace: fs::File,
     log: UnixDatagram,
     lines: Vec<Vec<u8>>,
     programs: HashMap<String, Result<Vec<u8>, String>>,
@@ -293,6 +295,7 @@ impl World {
         let capability = match name {
             "newuidmap" => Kind::Uid.capability(),
             "newgidmap" => Kind::Gid.capability(),
+            "cgdelegate" => return self.mode(path, 0o4755),
             _ => return,
         };
         match install {
@@ -392,13 +395,15 @@ pub(crate) fn enter(install: Install, trial: &dyn Fn(&mut World)) -> ExitCode {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
+    let host_cgroup_namespace = fs::File::open("/proc/self/ns/cgroup").expect("cgroup namespace");
     if let Err(error) = unshare(spaces) {
         ignore(&format!("needs namespaces: unshare: {error}"));
     }
-    let first = sys::fork(|| {
+    let first = sys::fork(move || {
         sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).expect("PR_SET_PDEATHSIG");
         let log = furnish();
-        let mut world = World { install, under_test: UnderTest::get(), log, lines: Vec::new(), programs };
+        let mut world =
+            World { install, under_test: UnderTest::get(), host_cgroup_namespace, log, lines: Vec::new(), programs };
         trial(&mut world);
         0
     });
@@ -415,7 +420,7 @@ fn read_programs() -> HashMap<String, Result<Vec<u8>, String>> {
         UnderTest::Theirs => PathBuf::from("/usr/bin"),
         UnderTest::Ours => helpers_dir(),
     };
-    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "spawn"]
+    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "spawn", "cgdelegate"]
         .into_iter()
         .map(|name| (name.to_owned(), read(&directory.join(name))))
         .collect();

@@ -1,0 +1,165 @@
+//! One file for each user in `/run/cgdelegate`, which only root can enter: the user's lock, and the list of bases below
+//! which he may have cgroups. A base is written down before anything is made below it, so that a user who calls from two
+//! places has one quota.
+
+#![forbid(unsafe_code)]
+
+use helper::handover::sys;
+use helper::report::{Failure, reason};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::mkdir;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// The directory.
+pub const PATH: &str = "/run/cgdelegate";
+
+/// Longest wait for a lock, which another call of the same user holds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Most bytes of a list.
+const MAX_LIST: u64 = 1 << 16;
+
+const SYSTEM: u8 = 71;
+const TRY_AGAIN: u8 = 75;
+
+/// A user's file, locked as long as this value lives.
+#[derive(Debug)]
+pub struct Ledger {
+    file: File,
+    entries: Vec<(String, String)>,
+}
+
+impl Ledger {
+    /// Opens and locks the file of `uid`; both directory and file are made when they are missing.
+    ///
+    /// # Errors
+    /// 75: another call of this user has held it for 20 s. 71: the file system's, in words.
+    pub fn open(uid: u32) -> Result<Self, Failure> {
+        let directory = directory()?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let name = uid.to_string();
+        let opened = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let file = File::from(opened.map_err(|e| failed("open", &name, e))?);
+        match sys::lock_within(&file, PATIENCE) {
+            Ok(()) => {}
+            Err(Errno::EWOULDBLOCK) => {
+                return Err(Failure::new(format!(
+                    "another call of uid {uid} has held {PATH}/{name} for {} s: is it stopped or frozen? try again",
+                    PATIENCE.as_secs()
+                ))
+                .status(TRY_AGAIN));
+            }
+            Err(error) => return Err(failed("lock", &name, error)),
+        }
+        let mut ledger = Self { file, entries: Vec::new() };
+        ledger.read().map_err(|e| Failure::new(format!("read {PATH}/{name}: {}", reason(&e))).status(SYSTEM))?;
+        Ok(ledger)
+    }
+
+    fn read(&mut self) -> std::io::Result<()> {
+        let mut text = String::new();
+        (&self.file).take(MAX_LIST).read_to_string(&mut text)?;
+        // A last line without its newline was cut short, and then nothing has been made below that base.
+        let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
+        for line in whole.lines() {
+            if let Some((label, base)) = line.split_once(' ') {
+                self.entries.push((label.to_owned(), base.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The bases: label of the hierarchy, path with a leading slash.
+    #[must_use]
+    pub fn entries(&self) -> &[(String, String)] {
+        &self.entries
+    }
+
+    /// Writes a base down, unless it is there already. Comes before the first mkdir below that base.
+    ///
+    /// # Errors
+    /// The file cannot be written, or there are too many bases.
+    pub fn add(&mut self, label: &str, base: &str) -> Result<(), Failure> {
+        if self.entries.iter().any(|(l, b)| l == label && b == base) {
+            return Ok(());
+        }
+        let line = format!("{label} {base}\n");
+        let failed = |why: String| Failure::new(format!("write {PATH}: {why}")).status(SYSTEM);
+        let end = self.file.seek(SeekFrom::End(0)).map_err(|e| failed(reason(&e)))?;
+        if end.saturating_add(line.len() as u64) > MAX_LIST {
+            return Err(failed("too many bases: run cgdelegate prune".to_owned()).status(TRY_AGAIN));
+        }
+        // A line that was cut short is ended first, so that this one stands alone.
+        let whole = if self.ends_whole(end).map_err(|e| failed(reason(&e)))? { line } else { format!("\n{line}") };
+        match self.file.write(whole.as_bytes()) {
+            Ok(written) if written == whole.len() => {}
+            Ok(_) => return Err(failed("only a part was written".to_owned())),
+            Err(error) => return Err(failed(reason(&error))),
+        }
+        self.entries.push((label.to_owned(), base.to_owned()));
+        Ok(())
+    }
+
+    fn ends_whole(&mut self, end: u64) -> std::io::Result<bool> {
+        let Some(last) = end.checked_sub(1) else { return Ok(true) };
+        let mut byte = [0_u8];
+        self.file.seek(SeekFrom::Start(last))?;
+        self.file.read_exact(&mut byte)?;
+        Ok(byte == *b"\n")
+    }
+
+    /// Forgets every base: the user has no cgroup anywhere.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn clear(&mut self) -> Result<(), Failure> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        self.entries.clear();
+        self.file.set_len(0).map_err(|e| Failure::new(format!("truncate {PATH}: {}", reason(&e))).status(SYSTEM))
+    }
+}
+
+/// The uids that have a file.
+///
+/// # Errors
+/// The directory cannot be read; one that does not exist holds none.
+pub fn users() -> Result<Vec<u32>, Failure> {
+    let listed = match std::fs::read_dir(PATH) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure::new(format!("read {PATH}: {}", reason(&error))).status(SYSTEM)),
+    };
+    let mut uids: Vec<u32> = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    uids.sort_unstable();
+    Ok(uids)
+}
+
+/// The directory, which must be root's and closed to everybody else.
+fn directory() -> Result<OwnedFd, Failure> {
+    match mkdir(PATH, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(Failure::new(format!("mkdir {PATH}: {}", error.desc())).status(SYSTEM)),
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = open(PATH, flags, Mode::empty()).map_err(|e| failed("open", "", e))?;
+    let meta = fstat(&opened).map_err(|e| failed("fstat", "", e))?;
+    if meta.st_uid == 0 && meta.st_mode & 0o077 == 0 {
+        Ok(opened)
+    } else {
+        Err(Failure::new(format!(
+            "{PATH} is not believed: it must be root's with mode 0700 (chown root {PATH}; chmod 700 {PATH})"
+        ))
+        .status(SYSTEM))
+    }
+}
+
+fn failed(what: &str, name: &str, error: Errno) -> Failure {
+    Failure::new(format!("{what} {PATH}/{name}: {}", error.desc())).status(SYSTEM)
+}

@@ -1,0 +1,210 @@
+//! System calls of the programs that end by executing the caller's command.
+
+#![allow(unsafe_code)]
+
+use crate::sys::set_signal;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// The disposition of SIGPIPE when the process started: Rust's runtime ignores the signal before main.
+static SIGPIPE_AT_START: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
+
+extern "C" fn remember_sigpipe() {
+    if let Ok(action) = disposition(Signal::SIGPIPE) {
+        SIGPIPE_AT_START.store(action, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: the C library calls each function in this section once, before main and with one thread.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static REMEMBER_SIGPIPE: extern "C" fn() = remember_sigpipe;
+
+/// Whether SIGPIPE was ignored when the process started.
+#[must_use]
+pub fn sigpipe_was_ignored() -> bool {
+    // Named here, so that no linker leaves it out.
+    let _ = core::hint::black_box(&REMEMBER_SIGPIPE);
+    SIGPIPE_AT_START.load(Ordering::Relaxed) == libc::SIG_IGN
+}
+
+fn disposition(signal: Signal) -> Result<usize, Errno> {
+    // SAFETY: a sigaction of zeroes is valid, and the kernel fills it.
+    let mut old: libc::sigaction = unsafe { core::mem::zeroed() };
+    // SAFETY: a null new action changes nothing; `old` is a whole sigaction.
+    Errno::result(unsafe { libc::sigaction(signal as libc::c_int, core::ptr::null(), &raw mut old) })?;
+    Ok(old.sa_sigaction)
+}
+
+/// Whether a signal is ignored now.
+///
+/// # Errors
+/// EINVAL for numbers that are no signal.
+pub fn is_ignored(signal: Signal) -> Result<bool, Errno> {
+    Ok(disposition(signal)? == libc::SIG_IGN)
+}
+
+/// The three interval timers as they were, see [`exchange_timers`].
+#[derive(Clone, Copy)]
+pub struct Timers([libc::itimerval; 3]);
+
+impl core::fmt::Debug for Timers {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Timers")
+    }
+}
+
+/// Sets the interval timers ITIMER_REAL, ITIMER_VIRTUAL and ITIMER_PROF, all stopped without `new`, and gives what they
+/// were (setitimer(2)).
+///
+/// # Errors
+/// The kernel's, which has none for these arguments.
+pub fn exchange_timers(new: Option<Timers>) -> Result<Timers, Errno> {
+    let zero = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let never = libc::itimerval { it_interval: zero, it_value: zero };
+    let new = new.unwrap_or(Timers([never; 3]));
+    let mut old = [never; 3];
+    let which = [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF];
+    for ((which, new), old) in which.into_iter().zip(&new.0).zip(&mut old) {
+        // SAFETY: both point at whole itimervals that outlive the call.
+        Errno::result(unsafe { libc::setitimer(which, new, old) })?;
+    }
+    Ok(Timers(old))
+}
+
+extern "C" fn wake_up(_: libc::c_int) {}
+
+/// Takes an exclusive flock(2), waiting no longer than `limit`. ITIMER_REAL and SIGALRM are used meanwhile: SIGALRM is at
+/// its default and the timer stopped afterwards.
+///
+/// # Errors
+/// EWOULDBLOCK when the time is over; the kernel's.
+pub fn lock_within(file: &std::fs::File, limit: Duration) -> Result<(), Errno> {
+    let lock = |operation| {
+        // SAFETY: the descriptor is open for as long as `file` is borrowed.
+        Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(drop)
+    };
+    match lock(libc::LOCK_EX | libc::LOCK_NB) {
+        Err(Errno::EWOULDBLOCK) => {}
+        other => return other,
+    }
+    // SAFETY: a sigaction of zeroes is valid: no flags, so that the alarm interrupts flock.
+    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    action.sa_sigaction = wake_up as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the handler does nothing, and `action` is a whole sigaction.
+    Errno::result(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, core::ptr::null_mut()) })?;
+    let end = std::time::Instant::now().checked_add(limit).ok_or(Errno::EINVAL)?;
+    // Repeated, so that an alarm between the test of the time and flock is not the last one.
+    let every = libc::timeval { tv_sec: 0, tv_usec: 200_000 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: `timer` outlives the call, and a null pointer means that the old value is not wanted.
+    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, core::ptr::null_mut()) })?;
+    let locked = loop {
+        match lock(libc::LOCK_EX) {
+            Err(Errno::EINTR) if std::time::Instant::now() < end => {}
+            Err(Errno::EINTR) => break Err(Errno::EWOULDBLOCK),
+            other => break other,
+        }
+    };
+    exchange_timers(None)?;
+    set_signal(Signal::SIGALRM, false)?;
+    locked
+}
+
+/// Replaces the process by `program` (execve(2)). Returns only when that fails.
+pub fn exec(program: &CStr, arguments: &[CString], environment: &[CString]) -> Errno {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|word| word.as_ptr()).chain([core::ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both lists are null-terminated arrays of NUL-terminated strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    Errno::last()
+}
+
+/// A detached mount of the v1 hierarchy `name=NAME`, which is made when it does not exist: the descriptor of its top,
+/// close-on-exec. Nobody else sees the mount, and closing the descriptor unmounts it (fsopen(2), from Linux 5.2 on).
+///
+/// # Errors
+/// ENOSYS before Linux 5.2; ENOENT when the kernel was started with cgroup_no_v1=named; EPERM without CAP_SYS_ADMIN.
+pub fn mount_named_hierarchy(name: &CStr) -> Result<OwnedFd, Errno> {
+    const FSOPEN_CLOEXEC: libc::c_int = 1;
+    const FSMOUNT_CLOEXEC: libc::c_int = 1;
+    const SET_FLAG: libc::c_int = 0;
+    const SET_STRING: libc::c_int = 1;
+    const CREATE: libc::c_int = 6;
+    // MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+    const ATTRIBUTES: libc::c_int = 0x2 | 0x4 | 0x8;
+    // SAFETY: one NUL-terminated string and a flag.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup".as_ptr(), FSOPEN_CLOEXEC) };
+    let context = owned(Errno::result(context)?)?;
+    let set = |command: libc::c_int, key: Option<&CStr>, value: Option<&CStr>| {
+        let pointer = |text: Option<&CStr>| text.map_or(core::ptr::null(), CStr::as_ptr);
+        // SAFETY: each pointer is null or a NUL-terminated string that outlives the call.
+        let done =
+            unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, pointer(key), pointer(value), 0) };
+        Errno::result(done).map(drop)
+    };
+    set(SET_FLAG, Some(c"none"), None)?;
+    set(SET_STRING, Some(c"name"), Some(name))?;
+    set(CREATE, None, None)?;
+    // SAFETY: three numbers.
+    let mount = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, ATTRIBUTES) };
+    owned(Errno::result(mount)?)
+}
+
+/// A descriptor that the kernel has just made for us.
+fn owned(result: libc::c_long) -> Result<OwnedFd, Errno> {
+    let number = RawFd::try_from(result).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the caller of this function got the number from the kernel this moment, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A descriptor of the process `pid`, close-on-exec (pidfd_open(2), from Linux 5.3 on).
+///
+/// # Errors
+/// ENOSYS before; ESRCH.
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: two numbers.
+    owned(Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?)
+}
+
+/// Sends SIGKILL to the process of a pidfd (pidfd_send_signal(2), from Linux 5.1 on).
+///
+/// # Errors
+/// ESRCH when it is gone; EPERM.
+pub fn pidfd_kill(pidfd: &OwnedFd) -> Result<(), Errno> {
+    let no_info = core::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for as long as `pidfd` is borrowed, and a null siginfo is allowed.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+    Errno::result(sent).map(drop)
+}
+
+/// The value of an extended attribute, at most `limit` bytes (fgetxattr(2)).
+///
+/// # Errors
+/// ENODATA when there is none, also for a reader without CAP_SYS_ADMIN in `trusted.*`; ERANGE when it is longer.
+pub fn attribute(file: &impl AsFd, name: &CStr, limit: usize) -> Result<Vec<u8>, Errno> {
+    let mut value = vec![0_u8; limit];
+    // SAFETY: a NUL-terminated string, and a buffer with its own length.
+    let read =
+        unsafe { libc::fgetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let read = usize::try_from(Errno::result(read)?).map_err(|_| Errno::EINVAL)?;
+    value.truncate(read);
+    Ok(value)
+}
+
+/// Sets an extended attribute (fsetxattr(2)).
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN in `trusted.*`; EOPNOTSUPP.
+pub fn set_attribute(file: &impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    // SAFETY: a NUL-terminated string, and a buffer with its own length.
+    let set =
+        unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(set).map(drop)
+}

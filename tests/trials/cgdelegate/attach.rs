@@ -1,0 +1,154 @@
+//! `attach` moves a process of the caller's, and nobody else's.
+
+use super::fixture::{Cgroups, alice, call, owner, place};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Pid;
+use std::fs;
+use tests::{ALICE, BOB, Target, Trial, World};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::once("attach moves a process of the caller, in every hierarchy, and hands the cgroup over", plain),
+        Trial::once("as a stage it moves the record's process for its namespace's root, and adds its paths", stage),
+        Trial::once(
+            "a record of pid 1, of bob's, of a setuid or undumpable process, or with another start time moves nobody",
+            foreign,
+        ),
+        Trial::once(
+            "a user namespace that another made is refused, and so is a group that is not the caller's",
+            namespaces,
+        ),
+        Trial::once("attach into a cgroup of create's moves, and it is the user's again afterwards", existing),
+        Trial::once("a failed record is passed on untouched, a missing one is 65", passes_on),
+    ]
+}
+
+const LINE: &str = "alice pids,v1:pids,v1:cpuset,name=systemd 5 pids.max=200";
+
+fn plain(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    let target = Target::without_user_namespace(ALICE);
+    alice(world, &format!("attach x --pid {}", target.pid())).assert_silent("attach");
+    for word in cgroups.mounted(&["v2", "pids", "cpuset", "name=systemd"]) {
+        assert_eq!(place(target.pid(), word), format!("/{}/cgd-1001/x", cgroups.base));
+        assert_eq!(owner(&cgroups.node(word, ALICE, "x")), (1001, 100_000, 0o775));
+    }
+    assert_eq!(place(Pid::this(), "v2"), "/");
+    alice(world, &format!("attach x --pid {}", target.pid())).assert_code(75, "in use, by itself");
+}
+
+fn start_of(pid: Pid) -> u64 {
+    helper::handoff::start_time(&fs::read(format!("/proc/{pid}/stat")).expect("stat")).expect("start")
+}
+
+/// A process of alice's in a user namespace with this map.
+fn mapped(map: &str) -> Target {
+    let target = Target::new(ALICE);
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{}/{file}", target.pid()), map).expect("map");
+    }
+    target
+}
+
+fn stage(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    let target = mapped("0 100005 1\n1 100000 5\n");
+    let record = format!("handoff/1 pid={} start={} name=c x=a%20b", target.pid(), start_of(target.pid()));
+    let outcome = call(world, ALICE, "attach x").stdin(format!("{record}\n")).run(world);
+    outcome.assert_code(0, "stage");
+    let node = cgroups.node("v2", ALICE, "x");
+    assert!(outcome.out().starts_with(&format!("{record} cgroup={},", node.display())), "{}", outcome.out());
+    assert_eq!(outcome.out().matches("/cgd-1001/x").count(), cgroups.mounted(&["v2", "pids", "cpuset"]).len() + 1);
+    assert!(place(target.pid(), "name=systemd").ends_with("/x"));
+    // The gid that the namespace calls root, not the first of the file.
+    assert_eq!(owner(&node), (1001, 100_005, 0o775));
+}
+
+fn foreign(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    let before = |pid: Pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("cgroup");
+    let bobs = Target::without_user_namespace(BOB);
+    let half = |real: u32, effective: u32, saved: u32| {
+        Target::with(move || {
+            nix::unistd::setgroups(&[]).expect("setgroups");
+            let gid = nix::unistd::Gid::from_raw(1101);
+            nix::unistd::setresgid(gid, gid, gid).expect("setresgid");
+            let uid = nix::unistd::Uid::from_raw;
+            nix::unistd::setresuid(uid(real), uid(effective), uid(saved)).expect("setresuid");
+            tests::sys::prctl(libc::PR_SET_DUMPABLE, 1).expect("dumpable");
+        })
+    };
+    let others =
+        [half(1001, 0, 0), half(1001, 1001, 0), half(0, 1001, 1001), half(1001, 1001, 1002), half(1001, 1002, 1001)];
+    let undumpable = Target::with(|| {
+        ALICE.become_user();
+        tests::sys::prctl(libc::PR_SET_DUMPABLE, 0).expect("undumpable");
+    });
+    let own = Target::without_user_namespace(ALICE);
+    let mut cases: Vec<(Pid, u64)> = vec![(Pid::from_raw(1), start_of(Pid::from_raw(1)))];
+    for target in others.iter().chain([&bobs, &undumpable]) {
+        cases.push((target.pid(), start_of(target.pid())));
+    }
+    cases.push((own.pid(), start_of(own.pid()) + 1));
+    for (pid, start) in cases {
+        let was = before(pid);
+        let record = format!("handoff/1 pid={pid} start={start}");
+        let outcome = call(world, ALICE, "attach x").stdin(format!("{record}\n")).run(world);
+        outcome.assert_code(77, &format!("{pid} {start}: {was}"));
+        assert_eq!(outcome.out(), format!("{record} failed=cgdelegate:77\n"));
+        assert_eq!(before(pid), was, "it was moved");
+        if pid != own.pid() {
+            alice(world, &format!("attach x --pid {pid}")).assert_code(77, "by number");
+            assert_eq!(before(pid), was, "it was moved");
+        }
+    }
+    alice(world, "attach x --pid 4000000").assert_code(65, "nobody");
+    assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
+}
+
+fn namespaces(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    // Root made the user namespace, and gave its process alice's ids.
+    let target = Target::with(|| {
+        unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+    });
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{}/{file}", target.pid()), "0 1001 1\n").expect("map");
+    }
+    alice(world, &format!("attach x --pid {}", target.pid())).assert_code(77, "root's namespace");
+    let target = mapped("0 300000 5\n");
+    let outcome = alice(world, &format!("attach x --pid {}", target.pid()));
+    outcome.assert_code(77, "bob's subordinate ids");
+    assert!(outcome.text().contains("300000"), "{}", outcome.text());
+    assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
+}
+
+fn existing(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    alice(world, "create x").assert_silent("create");
+    let (one, two) = (Target::without_user_namespace(ALICE), Target::without_user_namespace(ALICE));
+    for target in [&one, &two] {
+        alice(world, &format!("attach x --pid {}", target.pid())).assert_silent("attach");
+        assert!(place(target.pid(), "name=systemd").ends_with("/x"));
+        let node = cgroups.node("v2", ALICE, "x");
+        assert_eq!(owner(&node), (1001, 100_000, 0o775));
+        assert_eq!(owner(&node.join("cgroup.procs")), (1001, 100_000, 0o664));
+    }
+    let bobs = Target::without_user_namespace(BOB);
+    alice(world, &format!("attach x --pid {}", bobs.pid())).assert_code(77, "bob's");
+    drop((one, two));
+    assert_eq!(alice(world, "list").out().lines().count(), 1, "it stays");
+    alice(world, "delete x").assert_silent("until it is deleted");
+    assert!(cgroups.directories().is_empty());
+}
+
+fn passes_on(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    let record = "handoff/1 pid=5 start=7 failed=idmap:77\n";
+    let outcome = call(world, ALICE, "attach x").stdin(record).run(world);
+    outcome.assert_code(75, "passed on");
+    assert_eq!((outcome.out().as_str(), outcome.text().as_str()), (record, ""));
+    call(world, ALICE, "attach x").stdin("").run(world).assert_code(65, "no record");
+    call(world, ALICE, "attach x").stdin("handoff/1 pid=1\n").run(world).assert_code(65, "half a record");
+    assert!(cgroups.directories().is_empty());
+}
