@@ -1,0 +1,2 @@
+//! spawn and rootfs.
+pub mod rootfs;
