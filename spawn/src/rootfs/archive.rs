@@ -221,7 +221,8 @@ impl<R: BufRead> Archive<R> {
         loop {
             let offset = self.at;
             let mut block = [0_u8; BLOCK];
-            if !self.fill(&mut block, "a header")? {
+            let what = if offset == 0 { "its first header: this is no tar archive" } else { "a header" };
+            if !self.fill(&mut block, what)? {
                 if long_name.is_some() || long_link.is_some() || !pax.is_empty() {
                     return Err(self.wrong(offset, "the archive ends after an extended header"));
                 }

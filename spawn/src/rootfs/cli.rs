@@ -7,7 +7,7 @@ use super::digest::Digest;
 use super::error::{Error, Result, USAGE};
 use super::image::Selection;
 use super::map::Map;
-use super::{import, manage};
+use super::{export, import, manage, shift};
 use clap::{Args, Parser, Subcommand};
 use helper::report::{Failure, Printable, Program, print};
 use std::ffi::OsString;
@@ -47,6 +47,34 @@ struct Cli {
 enum Command {
     /// Make a container of an image, an archive or a tree
     Import(ImportArgs),
+    /// Write a container as a tar or OCI layout, with the ids it has inside
+    Export {
+        /// Container
+        container: String,
+        /// File or directory to write; - for standard output
+        #[arg(default_value = "-")]
+        output: PathBuf,
+        /// tar, or oci: a directory in OCI's image layout
+        #[arg(long, value_parser = ["tar", "oci"], default_value = "tar")]
+        format: String,
+        /// none, gzip or zstd (an OCI layout: gzip unless told)
+        #[arg(long, value_parser = ["none", "gzip", "zstd"])]
+        compress: Option<String>,
+    },
+    /// Change the owners of a tree to the ids of your map; an interrupted shift goes on where it was
+    Shift {
+        /// Container or rootfs
+        container: String,
+        /// The map that the tree has now (u|g|b:INSIDE:OUTSIDE:COUNT, self; default: told by its owner)
+        #[arg(long, value_name = "MAP")]
+        from: Vec<String>,
+        /// The map that it shall have (identity: the host's own ids; default: the container's)
+        #[arg(long, value_name = "MAP")]
+        to: Vec<String>,
+        /// Count, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// List the containers
     Ls {
         /// One JSON list
@@ -176,6 +204,31 @@ fn run(cli: Cli) -> Result<()> {
                 }
             }
             say(quiet, &import::told(&container, &imported));
+            Ok(())
+        }
+        Command::Export { container, output, format, compress } => {
+            let container = Container::find(&user, &container)?;
+            let format = if format == "oci" { export::Format::Oci } else { export::Format::Tar };
+            let pressed = match (compress.as_deref(), format) {
+                (Some("zstd"), _) => export::Pressed::Zstd,
+                (Some("gzip"), _) | (None, export::Format::Oci) => export::Pressed::Gzip,
+                _ => export::Pressed::None,
+            };
+            let packed = export::export(&user, &container, &output, format, pressed, quiet)?;
+            if packed.left_out > 0 {
+                say(quiet, &format!("{} device nodes and sockets left out", packed.left_out));
+            }
+            Ok(())
+        }
+        Command::Shift { container, from, to, dry_run } => {
+            let container = Container::find(&user, &container)?;
+            let to = match to.as_slice() {
+                [one] if one == "identity" => Some(Map::run(0, 0, 65536)),
+                words => map_of(words, &user)?,
+            };
+            let done = shift::shift(&user, &container, map_of(&from, &user)?, to, dry_run, quiet)?;
+            let verb = if dry_run { "would be shifted" } else { "shifted" };
+            say(quiet, &format!("{} files {verb}, {} were right already", done.changed, done.already));
             Ok(())
         }
         Command::Ls { json: as_json } => {

@@ -151,7 +151,8 @@ fn enter(ids: &Ids, parent: Pid, go: &mut File, answer: &mut File) -> Result<()>
         return Err(Error::new(SYSTEM, "the parent has given up"));
     }
     let (uid, gid) = (Uid::from_raw(ids.root.0), Gid::from_raw(ids.root.1));
-    // No uid of this namespace is 0, so setresuid takes no capability away (capabilities(7)).
+    // When real root is at work, 0 is mapped, and leaving it would take the capabilities away.
+    sys::keep_capabilities().map_err(at("prctl", "PR_SET_SECUREBITS"))?;
     setresgid(gid, gid, gid).map_err(at("become", "the container's group 0"))?;
     setresuid(uid, uid, uid).map_err(at("become", "the container's root"))?;
     // A change of ids undoes it.

@@ -79,6 +79,17 @@ fn set_handlers(handler: libc::sighandler_t) {
     }
 }
 
+/// From now on a change of user ids takes no capability away (SECBIT_NO_SETUID_FIXUP, capabilities(7)).
+///
+/// # Errors
+/// CAP_SETPCAP is missing.
+pub fn keep_capabilities() -> Result<(), Errno> {
+    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    let zero: libc::c_ulong = 0;
+    // SAFETY: PR_SET_SECUREBITS takes numbers only.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_SETUID_FIXUP, zero, zero, zero) }).map(drop)
+}
+
 /// Sets an extended attribute of an open file.
 ///
 /// # Errors
