@@ -7,7 +7,7 @@ use super::digest::Digest;
 use super::error::{Error, Result, USAGE};
 use super::image::Selection;
 use super::map::Map;
-use super::{export, import, manage, shift};
+use super::{adapt, check, export, import, manage, shift};
 use clap::{Args, Parser, Subcommand};
 use helper::report::{Failure, Printable, Program, print};
 use std::ffi::OsString;
@@ -74,6 +74,28 @@ enum Command {
         /// Count, change nothing
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Change the configuration files that CentOS and its kin need changed in a container, and show what
+    Adapt {
+        /// Container
+        container: String,
+        /// Show, change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Bring back what was there before
+        #[arg(long)]
+        undo: bool,
+        /// Also write ifcfg-eth0 with DHCP (CentOS 6)
+        #[arg(long, conflicts_with = "undo")]
+        dhcp: bool,
+    },
+    /// Look for everything that would stop a start: of this host and, when one is named, of a container
+    Check {
+        /// Container or rootfs
+        container: Option<String>,
+        /// One JSON list
+        #[arg(long)]
+        json: bool,
     },
     /// List the containers
     Ls {
@@ -231,6 +253,50 @@ fn run(cli: Cli) -> Result<()> {
             say(quiet, &format!("{} files {verb}, {} were right already", done.changed, done.already));
             Ok(())
         }
+        Command::Adapt { container, dry_run, undo: true, .. } => {
+            let container = Container::find(&user, &container)?;
+            let (undone, refused) = adapt::undo(&user, &container, dry_run)?;
+            for path in &undone {
+                out(&format!("undone {}\n", Printable(path)))?;
+            }
+            match refused.as_slice() {
+                [] => Ok(()),
+                several => {
+                    several.iter().for_each(|text| ROOTFS.say(text));
+                    Err(Error::data(format!("{} changes were not undone", several.len())))
+                }
+            }
+        }
+        Command::Adapt { container, dry_run, dhcp, .. } => {
+            let container = Container::find(&user, &container)?;
+            let adapted = adapt::adapt(&user, &container, dhcp, dry_run)?;
+            for change in &adapted.changes {
+                out(&adapt::diff(change))?;
+            }
+            for note in &adapted.notes {
+                say(quiet, note);
+            }
+            if adapted.changes.is_empty() {
+                say(quiet, "nothing to change");
+            }
+            Ok(())
+        }
+        Command::Check { container, json: as_json } => {
+            let container = container.map(|word| Container::find(&user, &word)).transpose()?;
+            let found = check::all(&user, container.as_ref())?;
+            if as_json {
+                json(&found)?;
+            } else {
+                for finding in &found {
+                    out(&line_of(finding))?;
+                }
+            }
+            let worst = found.iter().map(|finding| finding.severity).max();
+            if worst == Some(check::Severity::Error) {
+                return Err(Error::new(CHECK_FAILED, ""));
+            }
+            Ok(())
+        }
         Command::Ls { json: as_json } => {
             let all = manage::list(&user)?;
             if as_json {
@@ -262,6 +328,20 @@ fn run(cli: Cli) -> Result<()> {
             gone.iter().try_for_each(|name| out(&format!("removed {}\n", Printable(name))))
         }
     }
+}
+
+/// Exit status when something was found that stops a start (EX_CONFIG).
+const CHECK_FAILED: u8 = 78;
+
+/// A finding in one line.
+fn line_of(finding: &check::Finding) -> String {
+    let severity = match finding.severity {
+        check::Severity::Error => "error",
+        check::Severity::Warning => "warning",
+        check::Severity::Note => "note",
+    };
+    let text = format!("{severity}: {}: {}; cure: {}", finding.name, finding.cause, finding.cure);
+    format!("{}\n", Printable(&text))
 }
 
 /// Columns as wide as their widest cell, two blanks between them.
