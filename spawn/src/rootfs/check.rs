@@ -233,7 +233,7 @@ pub fn container(user: &User, what: &Container, can_map: bool, found: &mut Findi
     let owned = map.to_container(IdKind::Uid, uid) == Some(0) && map.to_container(IdKind::Gid, gid) == Some(0);
     if !owned {
         let cure = if uid == user.owner.uid() || map.to_container(IdKind::Uid, uid).is_some() {
-            format!("rootfs shift {}", word(what))
+            format!("rootfs shift {}", word(user, what))
         } else {
             format!(
                 "as root: rootfs shift --user {} {shown_path}; or import the image again as yourself",
@@ -251,7 +251,7 @@ pub fn container(user: &User, what: &Container, can_map: bool, found: &mut Findi
         found.error(
             "half-shifted",
             format!("a shift of {name} was interrupted"),
-            format!("rootfs shift {}", word(what)),
+            format!("rootfs shift {}", word(user, what)),
         );
     }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -265,16 +265,24 @@ pub fn container(user: &User, what: &Container, can_map: bool, found: &mut Findi
         Err(errno) => return Err(super::error::Error::system("open", shown_path, errno)),
     };
     let tree_found: Vec<Finding> = if can_map {
-        namespace::run(&Ids::of(&map)?, || inside(what, &map, tree, owned))?
+        namespace::run(&Ids::of(&map)?, || inside(user, what, &map, tree, owned))?
     } else {
-        inside(what, &map, tree, false)?
+        inside(user, what, &map, tree, false)?
     };
     found.0.extend(tree_found);
     Ok(())
 }
 
-fn word(what: &Container) -> String {
-    if what.bare { what.rootfs.display().to_string() } else { what.directory.display().to_string() }
+/// The word that names the container in a command line.
+fn word(user: &User, what: &Container) -> String {
+    let known = |place: &PathBuf| what.directory == place.join(&what.name);
+    if what.bare {
+        what.rootfs.display().to_string()
+    } else if known(&user.containers) || user.lxc.iter().any(known) {
+        what.name.clone()
+    } else {
+        what.directory.display().to_string()
+    }
 }
 
 /// The first directory above that the caller may not search, with its mode and owner.
@@ -405,16 +413,16 @@ fn grant(user: &User, bridge: &str, found: &mut Findings) {
 
 // ---- inside the namespace
 
-fn inside(what: &Container, map: &Map, tree: OwnedFd, owned: bool) -> Result<Vec<Finding>> {
+fn inside(user: &User, what: &Container, map: &Map, tree: OwnedFd, owned: bool) -> Result<Vec<Finding>> {
     let mut found = Findings::default();
     let tree = nix::fcntl::openat(&tree, c".", walk::READ_DIRECTORY, Mode::empty()).map_err(at("open", "rootfs"))?;
     if owned {
-        ids_of_files(what, map, &tree, &mut found)?;
+        ids_of_files(user, what, map, &tree, &mut found)?;
     }
     let root =
         Root::new(tree.try_clone().map_err(io_at("duplicate", "a descriptor"))?).map_err(at("stat", "rootfs"))?;
     let guest = guest::look(&root);
-    let view = View { root: &root, guest: &guest, name: word(what) };
+    let view = View { root: &root, guest: &guest, name: word(user, what) };
     view.init(&mut found);
     view.architecture(&mut found);
     view.vsyscall(&mut found, &std::fs::read_to_string("/proc/self/maps").unwrap_or_default());
@@ -429,7 +437,7 @@ fn inside(what: &Container, map: &Map, tree: OwnedFd, owned: bool) -> Result<Vec
 }
 
 /// Files with ids outside the map: inside they belong to nobody.
-fn ids_of_files(what: &Container, map: &Map, tree: &OwnedFd, found: &mut Findings) -> Result<()> {
+fn ids_of_files(user: &User, what: &Container, map: &Map, tree: &OwnedFd, found: &mut Findings) -> Result<()> {
     let (mut count, mut first) = (0_u64, None);
     walk::walk(tree, |visit| {
         let stat = &visit.stat;
@@ -444,7 +452,7 @@ fn ids_of_files(what: &Container, map: &Map, tree: &OwnedFd, found: &mut Finding
     if let Some(first) = first {
         let cause =
             format!("{count} files belong to ids outside the map {map}, so inside to nobody; the first is /{first}");
-        found.error("owner", cause, format!("as root: rootfs shift {}", word(what)));
+        found.error("owner", cause, format!("as root: rootfs shift {}", word(user, what)));
     }
     Ok(())
 }
