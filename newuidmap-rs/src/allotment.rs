@@ -39,7 +39,7 @@ impl Owner {
     pub fn of_uid(uid: u32) -> Result<Self, AllotmentError> {
         let mut account = look_up(uid).map_err(|failure| AllotmentError(failure.text))?;
         if account.names.is_empty()
-            && let Some((name, its_uid, gid)) = ask_getent(&uid.to_string(), false)
+            && let Ok(Some((name, its_uid, gid))) = ask_getent(&uid.to_string(), false)
             && its_uid == uid
         {
             account = Account { names: vec![name], gid: Some(gid) };
@@ -56,8 +56,11 @@ impl Owner {
             return Self::of_uid(uid);
         }
         let uid = crate::caller::uid_of_name(word.as_bytes()).map_err(|failure| AllotmentError(failure.text))?;
-        match uid.or_else(|| ask_getent(word, false).map(|(_, uid, _)| uid)) {
-            Some(uid) => Self::of_uid(uid),
+        if let Some(uid) = uid {
+            return Self::of_uid(uid);
+        }
+        match ask_getent(word, false).map_err(|failure| AllotmentError(failure.text))? {
+            Some((_, uid, _)) => Self::of_uid(uid),
             None => Err(AllotmentError(format!("no such user: {word}"))),
         }
     }

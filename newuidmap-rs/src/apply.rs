@@ -4,7 +4,7 @@
 
 use crate::policy::Verdict;
 use crate::range::IdKind;
-use crate::report::{Failure, reason};
+use crate::report::{Failure, Program, reason};
 use crate::target::Target;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -42,9 +42,9 @@ impl<'a> Unwritten<'a> {
     ///
     /// # Errors
     /// The kernel's refusal, in words. Nothing is changed then but, at most, `setgroups` of the target.
-    pub fn write(mut self, verdict: &Verdict) -> Result<(), Failure> {
+    pub fn write(mut self, program: &Program, verdict: &Verdict) -> Result<(), Failure> {
         if verdict.deny_setgroups {
-            deny_setgroups(self.target, self.kind)?;
+            deny_setgroups(program, self.target, self.kind)?;
         }
         // From here on there is one write, which the kernel does wholly or not at all.
         let file = self.kind.map_file();
@@ -61,13 +61,17 @@ impl<'a> Unwritten<'a> {
 }
 
 /// CVE-2018-7169: whoever maps nothing but his own gid must not be able to drop a group that denies him access.
-fn deny_setgroups(target: &Target, kind: IdKind) -> Result<(), Failure> {
+fn deny_setgroups(program: &Program, target: &Target, kind: IdKind) -> Result<(), Failure> {
     let failed =
         |error: &str| Failure::new(format!("write to setgroups failed: {error}: the map is not written either"));
     let mut file = match target.open_file("setgroups", OFlag::O_RDWR) {
         Ok(file) => file,
         // Before Linux 3.19 there is no such file, and no way to deny it.
-        Err(Errno::ENOENT) if target.read_file(kind.map_file(), 1).is_some() => return Ok(()),
+        Err(Errno::ENOENT) if std::fs::symlink_metadata("/proc/self/setgroups").is_err_and(is_missing) => {
+            program
+                .say("warning: this kernel has no setgroups file, so a group that denies access can be dropped inside");
+            return Ok(());
+        }
         Err(error) => return Err(failed(&format!("{}: {}", error.desc(), target.explain(kind, error)))),
     };
     let mut now = String::new();
@@ -76,6 +80,10 @@ fn deny_setgroups(target: &Target, kind: IdKind) -> Result<(), Failure> {
         return Ok(());
     }
     file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(b"deny")).map_err(|e| failed(&reason(&e)))
+}
+
+fn is_missing(error: std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
 }
 
 fn write_failed(target: &Target, kind: IdKind, file: &str, error: Errno) -> Failure {

@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::report::Failure;
+use crate::report::{Failure, reason};
+use crate::sys;
 use crate::trusted::{Distrust, Trusted};
 use core::ops::ControlFlow;
 use std::os::unix::process::CommandExt as _;
@@ -16,6 +17,9 @@ const MAX_NAMES: usize = 16;
 
 /// Longest time that `getent` may take.
 const GETENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where getent(1) is.
+const GETENT: &str = "/usr/bin/getent";
 
 /// Most bytes that `getent` may answer.
 const GETENT_BYTES: u64 = 4096;
@@ -82,11 +86,10 @@ pub fn plain_number(field: &[u8]) -> Option<u32> {
 /// # Errors
 /// The file cannot be read or must not be believed. A missing file, and a uid without entry, are no errors.
 pub fn look_up(uid: u32) -> Result<Account, Failure> {
-    let refused = |why: String| Failure::new(format!("Cannot determine your user name. {why}"));
     let mut passwd = match Trusted::open(PASSWD) {
         Ok(file) => file,
         Err(Distrust::Missing) => return Ok(Account::default()),
-        Err(Distrust::Refused(why)) => return Err(refused(why)),
+        Err(Distrust::Refused(why)) => return Err(nameless(&why)),
     };
     let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
     let mut gid = None;
@@ -99,16 +102,35 @@ pub fn look_up(uid: u32) -> Result<Account, Failure> {
         }
         ControlFlow::Continue(())
     };
-    passwd.each_line(each).map_err(|why| refused(format!("read {PASSWD}: {why}")))?;
+    passwd.each_line(each).map_err(|why| nameless(&format!("read {PASSWD}: {why}")))?;
     if let Some((last, _)) = found.last().cloned() {
         let each = |number: u64, line: &[u8]| {
-            let name = line.split(|b| *b == b':').next().unwrap_or_default();
-            found.retain(|(at, candidate)| *at <= number || candidate != name);
+            found.retain(|(at, candidate)| *at <= number || !is_line_of(line, candidate));
             if number < last { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        passwd.each_line(each).map_err(|why| refused(format!("read {PASSWD}: {why}")))?;
+        passwd.each_line(each).map_err(|why| nameless(&format!("read {PASSWD}: {why}")))?;
+        if passwd.has_passed_over() {
+            return Err(nameless(&format!("{PASSWD} has a line of 32 KiB or more, which may hide another user")));
+        }
     }
     Ok(Account { names: found.into_iter().map(|(_, name)| name).collect(), gid })
+}
+
+fn nameless(why: &str) -> Failure {
+    Failure::new(format!("Cannot determine your user name. {why}"))
+}
+
+/// Whether the C library may take this line as the one of user `name`: more is taken for such a line here than
+/// [`parse_passwd`] reads, because it can only take a name away. It strips blanks before the name, and reads ids with
+/// strtoul(3), which takes blanks and a sign.
+fn is_line_of(line: &[u8], name: &[u8]) -> bool {
+    let is_number = |field: &[u8]| {
+        let digits = field.trim_ascii_start();
+        let digits = digits.strip_prefix(b"+").or_else(|| digits.strip_prefix(b"-")).unwrap_or(digits);
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+    };
+    let mut fields = line.trim_ascii_start().split(|b| *b == b':');
+    fields.next() == Some(name) && fields.nth(1).is_some_and(is_number) && fields.next().is_some_and(is_number)
 }
 
 /// The uid in the first line of /etc/passwd with this name.
@@ -119,7 +141,7 @@ pub fn uid_of_name(name: &[u8]) -> Result<Option<u32>, Failure> {
     let mut passwd = match Trusted::open(PASSWD) {
         Ok(file) => file,
         Err(Distrust::Missing) => return Ok(None),
-        Err(Distrust::Refused(why)) => return Err(Failure::new(why)),
+        Err(Distrust::Refused(why)) => return Err(nameless(&why)),
     };
     let mut found = None;
     passwd
@@ -130,30 +152,67 @@ pub fn uid_of_name(name: &[u8]) -> Result<Option<u32>, Failure> {
             }
             _ => ControlFlow::Continue(()),
         })
-        .map_err(|why| Failure::new(format!("read {PASSWD}: {why}")))?;
+        .map_err(|why| nameless(&format!("read {PASSWD}: {why}")))?;
     Ok(found)
 }
 
 /// Asks `getent passwd KEY`, which loads whatever nsswitch.conf names into a process of its own, with an empty
-/// environment and a time limit. As root (`as_root`) its ids are all root's, so that the caller cannot trace it and
-/// forge the answer. `None`: no such entry, no getent, or no answer in time.
-#[must_use]
-pub fn ask_getent(key: &str, as_root: bool) -> Option<(Vec<u8>, u32, u32)> {
-    let mut command = Command::new("/usr/bin/getent");
+/// environment and a time limit. As root (`as_root`) its ids are all root's and its limits its own, so that the caller
+/// can neither trace it and forge the answer nor keep it from answering; it ends with this program.
+/// `None`: there is no such entry, or no getent on this host.
+///
+/// # Errors
+/// getent failed or did not answer in time: whether there is an entry is not known.
+pub fn ask_getent(key: &str, as_root: bool) -> Result<Option<(Vec<u8>, u32, u32)>, Failure> {
+    const NOT_FOUND: i32 = 2;
+    let failed = |what: &str| nameless(&format!("{GETENT} passwd {key}: {what}"));
+    if as_root {
+        raise_limits();
+    }
+    let mut command = Command::new(GETENT);
     command.args(["passwd", key]).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     if as_root {
         command.uid(0).gid(0);
     }
-    let mut child = command.spawn().ok()?;
+    sys::end_with_parent(&mut command);
+    let mut child = match command.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|e| failed(&reason(&e)))?,
+    };
     let answer = child.stdout.take().and_then(|out| read_in_time(out, Instant::now().checked_add(GETENT_LIMIT)?));
     if answer.is_none() {
         let _ = child.kill();
     }
-    let succeeded = child.wait().ok()?.success();
-    let answer = answer.filter(|_| succeeded)?;
-    let (name, uid, gid) = parse_passwd(answer.split(|b| *b == b'\n').next()?)?;
-    Some((name.to_vec(), uid, gid))
+    let status = child.wait().map_err(|e| failed(&reason(&e)))?;
+    match (status.code(), answer) {
+        (Some(NOT_FOUND), Some(_)) => Ok(None),
+        (Some(0), Some(answer)) => {
+            let line = answer.split(|b| *b == b'\n').next().unwrap_or_default();
+            let (name, uid, gid) = parse_passwd(line).ok_or_else(|| failed("its answer is no line of passwd(5)"))?;
+            Ok(Some((name.to_vec(), uid, gid)))
+        }
+        (_, None) => Err(failed("no answer in time")),
+        _ => Err(failed("it failed, so the directory service may be down; try again")),
+    }
+}
+
+/// Root's limits instead of the caller's, for getent. Where root may not raise them (a container without
+/// CAP_SYS_RESOURCE) the caller's stay, and a getent that fails of them refuses the call.
+fn raise_limits() {
+    use nix::sys::resource::Resource::{RLIMIT_AS, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_STACK};
+    const SECONDS: u64 = 10;
+    const MEMORY: u64 = 1 << 32;
+    for (limit, value) in [
+        (RLIMIT_NOFILE, 1024),
+        (RLIMIT_NPROC, 4096),
+        (RLIMIT_CPU, SECONDS),
+        (RLIMIT_AS, MEMORY),
+        (RLIMIT_DATA, MEMORY),
+        (RLIMIT_STACK, 8 << 20),
+    ] {
+        let _ = nix::sys::resource::setrlimit(limit, value, value);
+    }
 }
 
 fn read_in_time(mut out: std::process::ChildStdout, end: Instant) -> Option<Vec<u8>> {
@@ -205,16 +264,17 @@ pub fn login_defs(key: &[u8]) -> Result<Option<Vec<u8>>, String> {
     Ok(value)
 }
 
-/// The value in one line of login.defs(5) when its key is `key`.
+/// The value in one line of login.defs(5) when its key is `key`, read as the originals read it: a key ends at a blank,
+/// the value begins after blanks and quotes and ends at the next quote. It may be empty.
 fn login_defs_value<'a>(line: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
-    let line = line.trim_ascii_start();
+    let line = line.trim_ascii();
     let rest = line.strip_prefix(key)?;
-    let between = |b: &u8| matches!(b, b' ' | b'\t' | b'"');
-    if !rest.first().is_some_and(between) {
+    if !rest.first().is_none_or(|b| matches!(b, b' ' | b'\t')) {
         return None;
     }
-    let value = rest.get(rest.iter().position(|b| !between(b))?..)?;
-    Some(value.split(between).next().unwrap_or_default().trim_ascii())
+    let between = |b: &u8| matches!(b, b' ' | b'\t' | b'"');
+    let value = rest.iter().position(|b| !between(b)).and_then(|at| rest.get(at..)).unwrap_or_default();
+    value.split(|b| *b == b'"').next()
 }
 
 /// Whether a file, rather than a plug-in, is the authority for subordinate ids: `Err` carries the first word after
@@ -231,8 +291,8 @@ pub fn subid_source() -> Result<(), String> {
     };
     let mut verdict = Ok(());
     file.each_line(|number, line| {
-        let Some(word) = subid_word(line) else { return ControlFlow::Continue(()) };
-        if word != b"files" && !word.is_empty() {
+        let Some(word) = subid_word(line).filter(|word| !word.is_empty()) else { return ControlFlow::Continue(()) };
+        if word != b"files" {
             verdict = Err(format!(
                 "{PATH}:{number} names \"{}\" as the source of subordinate ids, and only \"files\" is supported",
                 String::from_utf8_lossy(word)
@@ -274,13 +334,27 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_only_the_c_library_reads_takes_the_name_away() {
+        for line in ["bob:x:1:2", " bob:x:+1:2", "\tbob:x: 1:-1", "bob:x:99999999999:4294967295:::"] {
+            assert!(is_line_of(line.as_bytes(), b"bob"), "{line}");
+        }
+        for line in ["bob", "bob:x", "bob:x:1", "bob:x:1a:2", "bob:x:1:", "bob:x::2", "bobb:x:1:2", "bo:x:1:2", ""] {
+            assert!(!is_line_of(line.as_bytes(), b"bob"), "{line}");
+        }
+    }
+
+    #[test]
     fn login_defs_values_are_found() {
         let key = b"GRANT_AUX_GROUP_SUBIDS";
         assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDS yes", key), Some(&b"yes"[..]));
         assert_eq!(login_defs_value(b"  GRANT_AUX_GROUP_SUBIDS\t \"YES\" # x", key), Some(&b"YES"[..]));
+        assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDS yes # x", key), Some(&b"yes # x"[..]));
+        assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDS \"yes x\"", key), Some(&b"yes x"[..]));
+        assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDS \"\"", key), Some(&b""[..]));
+        assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDS\"yes\"", key), None);
         assert_eq!(login_defs_value(b"#GRANT_AUX_GROUP_SUBIDS yes", key), None);
         assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDSyes", key), None);
-        assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDS", key), None);
+        assert_eq!(login_defs_value(b"GRANT_AUX_GROUP_SUBIDS", key), Some(&b""[..]));
     }
 
     #[test]

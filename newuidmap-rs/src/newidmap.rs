@@ -10,7 +10,7 @@ use crate::range::{Extent, IdKind};
 use crate::report::{Failure, Message, Program, print};
 use crate::request::{Request, RequestError, parse};
 use crate::subid::{Coverage, Owner};
-use crate::target::{Ids, Target, TargetError};
+use crate::target::{Ids, Target, TargetError, TargetName};
 use crate::trusted::{Distrust, Trusted};
 use caps::Capability;
 use core::ops::ControlFlow;
@@ -35,10 +35,11 @@ pub fn run(kind: IdKind) -> ExitCode {
                 if !extents.iter().any(|extent| extent.outside == 0) {
                     give_up(Capability::CAP_SETFCAP)?;
                 }
-                let target = Target::open(target).map_err(|error| refused_target(kind, error))?;
-                let result = map(kind, &caller, &target, &extents, check);
-                if !check {
-                    log(program, &caller, &target, &extents, result.as_ref().err());
+                let call = Call { kind, program, caller: &caller, name: target, extents: &extents };
+                let result = Target::open(target).map_err(|error| refused_target(kind, error));
+                let result = result.and_then(|target| map(&call, &target, check));
+                if let (Err(failure), false) = (&result, check) {
+                    call.log(0, Some(failure));
                 }
                 result
             }
@@ -60,8 +61,17 @@ const fn needed(kind: IdKind) -> &'static [Capability] {
     }
 }
 
-fn map(kind: IdKind, caller: &Caller, target: &Target, extents: &[Extent], check: bool) -> Result<(), Failure> {
-    let program = kind.map_program();
+/// What does not change during a call.
+struct Call<'a> {
+    kind: IdKind,
+    program: &'static Program,
+    caller: &'a Caller,
+    name: TargetName,
+    extents: &'a [Extent],
+}
+
+fn map(call: &Call<'_>, target: &Target, check: bool) -> Result<(), Failure> {
+    let &Call { kind, program, caller, extents, .. } = call;
     let (coverage, no_file) = read_grants(kind, caller, extents);
     let facts = Facts {
         kind,
@@ -75,15 +85,18 @@ fn map(kind: IdKind, caller: &Caller, target: &Target, extents: &[Extent], check
         no_file: no_file.as_deref(),
     };
     let verdict = decide(extents, &facts).map_err(|refusal| Failure::new(refusal.to_string()))?;
-    require_privilege(kind, caller, &verdict)?;
+    require_privilege(kind, caller, extents, &verdict)?;
     let unwritten = Unwritten::open(target, kind)?;
     if check {
         for (line, why) in &coverage.ignored {
-            print(&format!("{program}: warning: {}:{line} is ignored: {why}\n", kind.subid_path()))?;
+            program.say(&format!("warning: {}:{line} is ignored: {why}", kind.subid_path()));
         }
         return print(&allowed(kind, extents, &verdict));
     }
-    unwritten.write(&verdict).map_err(|failure| explain_root(kind, extents, failure))
+    // The grant is logged ahead, so that no caller can use it and keep it out of the log by killing this program. A
+    // refusal by the kernel is logged as well, after it.
+    call.log(target.pid(), None);
+    unwritten.write(program, &verdict)
 }
 
 /// What the file grants of the request, or why it is not believed.
@@ -115,32 +128,23 @@ fn may_use_aux_groups(caller: &Caller) -> bool {
             .is_ok_and(|value| value.is_some_and(|v| v.eq_ignore_ascii_case(b"yes")))
 }
 
-/// Without its capability the program may still map the caller's own id, as the caller himself may.
-fn require_privilege(kind: IdKind, caller: &Caller, verdict: &Verdict) -> Result<(), Failure> {
-    let capability = match kind {
-        IdKind::Uid => Capability::CAP_SETUID,
-        IdKind::Gid => Capability::CAP_SETGID,
-    };
-    if verdict.grounds.iter().all(|ground| *ground == Ground::Own) || holds(capability)? {
-        return Ok(());
-    }
-    Err(Failure::new(format!(
-        "write to {} failed: Operation not permitted: {}",
-        kind.map_file(),
-        why_powerless(caller, capability)
-    )))
-}
-
-/// A refused write of a map that covers host uid 0: newer kernels ask for one capability more.
-fn explain_root(kind: IdKind, extents: &[Extent], failure: Failure) -> Failure {
+/// Without its capability the program may still map the caller's own id, as the caller himself may. To map uid 0 of
+/// this namespace takes CAP_SETFCAP too (verify_root_map() of kernel/user_namespace.c, Linux 5.12).
+fn require_privilege(kind: IdKind, caller: &Caller, extents: &[Extent], verdict: &Verdict) -> Result<(), Failure> {
     let maps_root = kind == IdKind::Uid && extents.iter().any(|extent| extent.outside == 0);
-    if !maps_root || holds(Capability::CAP_SETFCAP).unwrap_or(false) {
-        return failure;
+    let needed = match kind {
+        _ if verdict.grounds.iter().all(|ground| *ground == Ground::Own) => return Ok(()),
+        IdKind::Uid if maps_root => &[Capability::CAP_SETUID, Capability::CAP_SETFCAP][..],
+        IdKind::Uid => &[Capability::CAP_SETUID],
+        IdKind::Gid => &[Capability::CAP_SETGID],
+    };
+    for capability in needed {
+        if !holds(*capability)? {
+            let (file, why) = (kind.map_file(), why_powerless(caller, *capability));
+            return Err(Failure::new(format!("write to {file} failed: Operation not permitted: {why}")));
+        }
     }
-    Failure::new(
-        "write to uid_map failed: Operation not permitted: mapping uid 0 needs CAP_SETFCAP too: as root run \
-         `setcap cap_setuid,cap_setfcap=ep` on newuidmap, or install it setuid root",
-    )
+    Ok(())
 }
 
 fn allowed(kind: IdKind, extents: &[Extent], verdict: &Verdict) -> String {
@@ -158,24 +162,27 @@ fn allowed(kind: IdKind, extents: &[Extent], verdict: &Verdict) -> String {
     text
 }
 
-fn log(program: &'static Program, caller: &Caller, target: &Target, extents: &[Extent], failure: Option<&Failure>) {
-    const LOGGED: usize = 16;
-    let ranges: Vec<String> =
-        extents.iter().take(LOGGED).map(|e| format!("{}:{}:{}", e.inside, e.outside, e.count)).collect();
-    let more = if extents.len() > LOGGED { ",..." } else { "" };
-    let user = caller.account.names.first().map_or(&b"-"[..], Vec::as_slice);
-    let event = if program.name() == NEWUIDMAP.name() { "uid_map" } else { "gid_map" };
-    let mut message = Message::default()
-        .field("event", event.as_bytes())
-        .field("result", if failure.is_none() { b"granted" } else { b"refused" })
-        .field("uid", caller.uid.to_string().as_bytes())
-        .field("user", user)
-        .field("pid", target.pid().to_string().as_bytes())
-        .field("range", format!("{}{more}", ranges.join(",")).as_bytes());
-    if let Some(failure) = failure {
-        message = message.field("reason", failure.text.as_bytes());
+impl Call<'_> {
+    /// One line for the system log; `pid` is 0 when the target could not be opened.
+    fn log(&self, pid: i32, failure: Option<&Failure>) {
+        const LOGGED: usize = 16;
+        let range = |e: &Extent| format!("{}:{}:{}", e.inside, e.outside, e.count);
+        let ranges: Vec<String> = self.extents.iter().take(LOGGED).map(range).collect();
+        let more = if self.extents.len() > LOGGED { ",..." } else { "" };
+        let user = self.caller.account.names.first().map_or(&b"-"[..], Vec::as_slice);
+        let pid = if pid > 0 { pid.to_string() } else { self.name.to_string() };
+        let mut message = Message::default()
+            .field("event", self.kind.map_file().as_bytes())
+            .field("result", if failure.is_none() { b"granted" } else { b"refused" })
+            .field("uid", self.caller.uid.to_string().as_bytes())
+            .field("user", user)
+            .field("pid", pid.as_bytes())
+            .field("range", format!("{}{more}", ranges.join(",")).as_bytes());
+        if let Some(failure) = failure {
+            message = message.field("reason", failure.text.as_bytes());
+        }
+        self.program.log(failure.is_none(), &message);
     }
-    program.log(failure.is_none(), &message);
 }
 
 fn refused_target(kind: IdKind, error: TargetError) -> Failure {

@@ -119,9 +119,11 @@ pub fn decide(request: &[Extent], facts: &Facts<'_>) -> Result<Verdict, Refusal>
 }
 
 fn ground(at: usize, extent: Extent, facts: &Facts<'_>) -> Result<Ground, Refusal> {
-    if facts.no_file.is_none() && facts.coverage.is_granted(at) {
-        // A granted extent has a first line: it is not empty, so some line has granted its first piece.
-        return Ok(Ground::Granted(facts.coverage.first_line(at).unwrap_or(0)));
+    if facts.no_file.is_none()
+        && facts.coverage.is_granted(at)
+        && let Some(line) = facts.coverage.first_line(at)
+    {
+        return Ok(Ground::Granted(line));
     }
     let own = match facts.kind {
         IdKind::Uid => facts.caller.uid,
@@ -134,7 +136,11 @@ fn ground(at: usize, extent: Extent, facts: &Facts<'_>) -> Result<Ground, Refusa
     let why = match facts.no_file {
         Some(why) => why.to_owned(),
         None => {
-            let mut why = facts.coverage.describe(path, facts.caller_name);
+            let mut why = String::new();
+            if facts.account_gid.is_none() {
+                why.push_str("Cannot determine your user name. Only a line with your uid could grant it: ");
+            }
+            why.push_str(&facts.coverage.describe(path, facts.caller_name));
             for (line, reason) in facts.coverage.ignored.iter().take(2) {
                 why.push_str(&format!("; line {line} is ignored: {reason}"));
             }
@@ -220,10 +226,7 @@ fn owner_text(
         None => write!(f, "gid:{} pw_gid:- st_gid:{}: ", caller.gid, target.gid)?,
     }
     if caller.uid != target.uid && target.uid == 0 {
-        write!(
-            f,
-            "process {name} is root's, or is not dumpable (its program is setuid or unreadable), so its files in /proc belong to root"
-        )
+        write!(f, "process {name} is root's (a setuid program perhaps)")
     } else if caller.uid != target.uid {
         write!(f, "process {name} runs as uid {}, and only its owner may map it", target.uid)
     } else if caller.gid != target.gid {
@@ -235,7 +238,7 @@ fn owner_text(
     } else {
         write!(
             f,
-            "your group is not the one in /etc/passwd; leave newgrp's shell, or set GRANT_AUX_GROUP_SUBIDS yes in /etc/login.defs"
+            "your group is not your primary one; leave newgrp's shell, or set GRANT_AUX_GROUP_SUBIDS yes in /etc/login.defs"
         )
     }
 }

@@ -93,7 +93,9 @@ fn parse_extent(kind: IdKind, triple: &[OsString; 3]) -> Result<Extent, RequestE
         RequestError::Overflow(format!("sub{word} overflow detected. In \"{given}\" {what} (at most {limit})"))
     };
     let (Some(inside), Some(outside), Some(count)) = (inside, outside, count) else {
-        return Err(usage(format!("\"{given}\" are not three numbers of at most 4294967295")));
+        return Err(usage(format!(
+            "sub{word} overflow detected. \"{given}\" are not three numbers of at most 4294967295"
+        )));
     };
     if inside == u32::MAX || outside == u32::MAX {
         return Err(overflow(&format!("a {word} is 4294967295, which is no id"), u32::MAX.saturating_sub(1)));

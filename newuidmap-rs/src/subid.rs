@@ -90,7 +90,8 @@ fn parse_entry(line: &[u8]) -> Line {
     if line.len() > MAX_LINE {
         return Line::Ignored("the line is longer than 1023 bytes");
     }
-    let mut fields = line.trim_ascii_end().split(|b| *b == b':').skip(1);
+    let end = line.iter().rposition(|b| !matches!(b, b' ' | b'\t' | b'\r')).map_or(0, |last| last.saturating_add(1));
+    let mut fields = line.get(..end).unwrap_or_default().split(|b| *b == b':').skip(1);
     let (Some(start), Some(count), None) = (fields.next(), fields.next(), fields.next()) else {
         return Line::Ignored("an entry has three fields, OWNER:START:COUNT");
     };
@@ -238,7 +239,7 @@ impl Coverage {
     /// Whether every id outside of extent `index` is granted.
     #[must_use]
     pub fn is_granted(&self, index: usize) -> bool {
-        index < self.first_line.len() && !self.missing.iter().any(|(extent, _)| *extent == index)
+        self.first_line(index).is_some() && !self.missing.iter().any(|(extent, _)| *extent == index)
     }
 
     /// The first line that granted something of extent `index`.

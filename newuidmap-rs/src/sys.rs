@@ -3,7 +3,6 @@
 #![allow(unsafe_code)]
 
 use nix::errno::Errno;
-use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Removes every variable from the environment (clearenv(3)).
@@ -68,6 +67,40 @@ pub fn pidfd_lives(pidfd: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
+/// Opens the user namespace that owns the namespace of `namespace` (NS_GET_USERNS of ioctl_ns(2), Linux 4.9).
+///
+/// # Errors
+/// EPERM when it is outside the caller's own user namespace; ENOTTY when `namespace` is none, or before Linux 4.9.
+pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    namespace_ioctl(namespace, libc::NS_GET_USERNS)
+}
+
+/// Opens the parent of a user namespace (NS_GET_PARENT of ioctl_ns(2), Linux 4.9).
+///
+/// # Errors
+/// EPERM when there is none, or it is outside the caller's own user namespace.
+pub fn parent_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    namespace_ioctl(namespace, libc::NS_GET_PARENT)
+}
+
+fn namespace_ioctl(namespace: BorrowedFd<'_>, request: libc::Ioctl) -> Result<OwnedFd, Errno> {
+    // SAFETY: both requests take no argument and return a descriptor, which is close-on-exec.
+    let made = Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), request) })?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(made) })
+}
+
+/// The uid of the owner of a user namespace (NS_GET_OWNER_UID of ioctl_ns(2), Linux 4.11).
+///
+/// # Errors
+/// EINVAL when it is no user namespace; ENOTTY on older kernels.
+pub fn namespace_owner(namespace: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut uid: libc::uid_t = u32::MAX;
+    // SAFETY: the request writes one uid_t through the pointer, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut uid) })?;
+    Ok(uid)
+}
+
 /// Marks every descriptor from 3 on close-on-exec (close_range(2), from Linux 5.11 on).
 ///
 /// # Errors
@@ -78,16 +111,22 @@ pub fn close_on_exec_from_3() -> Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
-/// Writes a message to the system log as `name`, facility authpriv: NOTICE for a grant, else WARNING (syslog(3)).
-///
-/// `name` is always given, because without it the C library takes argv\[0\], which the caller chooses (CVE-2023-6246).
-pub fn log(name: &'static CStr, granted: bool, message: &CStr) {
-    let severity = if granted { libc::LOG_NOTICE } else { libc::LOG_WARNING };
-    // SAFETY: `name` is static, as openlog keeps the pointer; the format is a constant that takes one string.
-    unsafe {
-        libc::openlog(name.as_ptr(), libc::LOG_PID, libc::LOG_AUTHPRIV);
-        libc::syslog(severity, c"%s".as_ptr(), message.as_ptr());
-    }
+/// Marks one descriptor close-on-exec, for kernels on which [`close_on_exec_from_3`] fails. One that is closed is let
+/// be.
+pub fn close_on_exec(number: RawFd) {
+    // SAFETY: only a flag of the descriptor is changed; the kernel checks whether it is open.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// Lets a command end when this program ends, however that happens (prctl(2), PR_SET_PDEATHSIG).
+pub fn end_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let set = || {
+        let signal = nix::sys::signal::Signal::SIGKILL;
+        nix::sys::prctl::set_pdeathsig(signal).map_err(std::io::Error::from)
+    };
+    // SAFETY: between fork and exec the closure makes one system call; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(set) };
 }
 
 /// Ends the process at once: no destructor, no atexit handler, no flush (_exit(2)).

@@ -71,12 +71,13 @@ impl Target {
         let ours = stat("/proc/self/uid_map").map_err(|e| {
             TargetError::Failed(format!("cannot stat /proc/self/uid_map: {}: is /proc mounted?", e.desc()))
         })?;
-        match fstat(&directory) {
-            Ok(its) if is_procfs(&directory) && its.st_dev == ours.st_dev && its.st_rdev == ours.st_rdev => {
-                Ok(Self { name, directory })
-            }
-            _ => Err(TargetError::NotAProcess(format!("{name} is no process directory of the /proc seen here"))),
+        let is_ours = is_procfs(&directory) && fstat(&directory).is_ok_and(|its| its.st_dev == ours.st_dev);
+        if !is_ours || fstatat(&directory, "uid_map", AtFlags::AT_SYMLINK_NOFOLLOW).is_err() {
+            return Err(TargetError::NotAProcess(format!(
+                "{name} is no directory of a living process in the /proc seen here"
+            )));
         }
+        Ok(Self { name, directory })
     }
 
     /// How the caller named it.
@@ -127,7 +128,8 @@ impl Target {
             | ResolveFlag::RESOLVE_NO_SYMLINKS
             | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let opened = match openat2(&self.directory, file, OpenHow::new().flags(flags).resolve(beneath)) {
-            Err(Errno::ENOSYS) => {
+            // EPERM: container runtimes' older seccomp filters answer it to calls that they do not know.
+            Err(Errno::ENOSYS | Errno::EPERM) => {
                 let opened = openat(&self.directory, file, flags, Mode::empty())?;
                 match (mount_id(&self.directory), mount_id(&opened)) {
                     (Some(directory), Some(file)) if directory == file => opened,
@@ -141,12 +143,26 @@ impl Target {
         if is_procfs(&opened) { Ok(File::from(opened)) } else { Err(Errno::EXDEV) }
     }
 
+    /// Opens a namespace of the process: `ns/net` and so on. The kernel asks whether this program, with its effective
+    /// ids, may read the process (ptrace(2), PTRACE_MODE_READ_FSCREDS).
+    ///
+    /// # Errors
+    /// EACCES when it may not; ENOENT or ESRCH when the process is gone.
+    pub fn open_namespace(&self, file: &str) -> Result<OwnedFd, Errno> {
+        openat(&self.directory, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())
+    }
+
     /// The first bytes of a file of the process directory, at most `limit`; `None` when it cannot be read.
     #[must_use]
     pub fn read_file(&self, file: &str, limit: u64) -> Option<String> {
         let mut text = String::new();
         self.open_file(file, OFlag::O_RDONLY).ok()?.take(limit).read_to_string(&mut text).ok()?;
         Some(text)
+    }
+
+    fn is_zombie(&self) -> bool {
+        self.read_file("stat", 512)
+            .is_some_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
     }
 
     /// Whether the process lives in the same user namespace as this program; `None` when that cannot be told.
@@ -164,6 +180,7 @@ impl Target {
         match error {
             Errno::ENOENT | Errno::ESRCH => format!("process {name} is gone"),
             Errno::EXDEV => format!("something is mounted over that file of process {name}"),
+            Errno::EACCES if self.is_zombie() => format!("process {name} has ended and waits for its parent"),
             Errno::EACCES => format!(
                 "process {name} is not dumpable (its program is setuid or unreadable, or it called prctl(PR_SET_DUMPABLE, 0)), so its files in /proc belong to root"
             ),
@@ -172,7 +189,8 @@ impl Target {
                 format!("process {name} has made no user namespace yet: {why}")
             }
             Errno::EPERM => match self.read_file(map, 512).as_deref().map(str::trim_end) {
-                None | Some("") => format!(
+                None => format!("its {map} cannot be read to tell the cause"),
+                Some("") => format!(
                     "the user namespace of process {name} was made by another user or below another namespace, or a security module forbids it"
                 ),
                 Some(set) => format!("its {map} is already set, to \"{}\": a map can be written once", one_line(set)),

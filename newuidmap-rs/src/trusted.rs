@@ -11,9 +11,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Size of the only buffer, in bytes: no longer line can be read, and memory use does not depend on the file.
 const BUFFER: usize = 32 * 1024;
+
+/// The only buffer, one for all files: mapping a fresh one for each costs more than reading a small file.
+static LINES: Mutex<[u8; BUFFER]> = Mutex::new([0; BUFFER]);
 
 /// A link to a link to a link ends here.
 const MAX_LINKS: usize = 8;
@@ -29,12 +33,15 @@ pub enum Distrust {
 
 /// An open file that root owns and nobody else can write.
 #[derive(Debug)]
-pub struct Trusted(File);
+pub struct Trusted {
+    file: File,
+    passed_over: bool,
+}
 
 impl Trusted {
-    /// Opens `path` for reading with the ids and capabilities of the moment. A symbolic link is followed only when
-    /// root owns it; the open file must be regular, owned by root, and not writable by group or others. Nothing is
-    /// waited for (a FIFO is refused, not read).
+    /// Opens `path` for reading with the ids and capabilities of the moment. The open file must be regular, owned by
+    /// root, and not writable by group or others. A symbolic link is followed only when root owns it and when nobody
+    /// but root can change the directories that it leads through. Nothing is waited for (a FIFO is refused, not read).
     ///
     /// # Errors
     /// [`Distrust`].
@@ -44,7 +51,7 @@ impl Trusted {
         for _ in 0..MAX_LINKS {
             match open(&at, flags, Mode::empty()) {
                 Ok(descriptor) => return Self::believe(File::from(descriptor), path),
-                Err(Errno::ELOOP) => at = follow(&at)?,
+                Err(Errno::ELOOP) => at = roots_path(follow(&at)?)?,
                 Err(Errno::ENOENT) => return Err(Distrust::Missing),
                 Err(Errno::EACCES) => {
                     return Err(Distrust::Refused(format!(
@@ -64,27 +71,39 @@ impl Trusted {
             return refuse("it is no regular file");
         }
         if meta.uid() != 0 {
-            return refuse(&format!("uid {} owns it, not root (chown root {path})", meta.uid()));
+            let cure = match meta.uid() {
+                // The overflow uid (/proc/sys/kernel/overflowuid).
+                65534 => "its owner, perhaps root, is not mapped in this user namespace".to_owned(),
+                uid => format!("uid {uid} owns it, not root (chown root {path})"),
+            };
+            return refuse(&cure);
         }
         if meta.mode() & 0o022 != 0 {
             return refuse(&format!("its mode {:04o} lets others write it (chmod go-w {path})", meta.mode() & 0o7777));
         }
-        Ok(Self(file))
+        Ok(Self { file, passed_over: false })
+    }
+
+    /// Whether a line was too long to be looked at.
+    #[must_use]
+    pub const fn has_passed_over(&self) -> bool {
+        self.passed_over
     }
 
     /// Calls `each` with the number (from 1) and the bytes of every line, from the beginning of the file; without the
     /// newline, which the last line may lack. A line of 32 KiB or more is passed over. Stops early when told to.
+    /// `each` must not read another file: there is one buffer.
     ///
     /// # Errors
     /// What went wrong with reading, in words.
     pub fn each_line(&mut self, mut each: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<(), String> {
-        self.0.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
-        let mut buffer = vec![0_u8; BUFFER];
+        self.file.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
+        let mut buffer = LINES.lock().unwrap_or_else(PoisonError::into_inner);
         let mut filled = 0_usize;
         let mut number = 0_u64;
         let mut passing_over = false;
         loop {
-            let read = match self.0.read(buffer.get_mut(filled..).unwrap_or_default()) {
+            let read = match self.file.read(buffer.get_mut(filled..).unwrap_or_default()) {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(reason(&error)),
@@ -107,11 +126,44 @@ impl Trusted {
             let left = rest.len();
             if left >= BUFFER {
                 passing_over = true;
+                self.passed_over = true;
             }
             filled = if passing_over { 0 } else { left };
             buffer.copy_within(end.saturating_sub(filled)..end, 0);
         }
     }
+}
+
+/// The path, when nobody but root can change what its directories mean: each must be root's and writable by root alone,
+/// or sticky; a symbolic link among them must be root's and is resolved the same way.
+fn roots_path(mut path: PathBuf) -> Result<PathBuf, Distrust> {
+    for _ in 0..MAX_LINKS {
+        let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut prefix = PathBuf::new();
+        let mut resolved = None;
+        for component in parent.components() {
+            prefix.push(component);
+            let shown = prefix.display();
+            let meta = std::fs::symlink_metadata(&prefix)
+                .map_err(|e| Distrust::Refused(format!("cannot stat {shown}: {}", reason(&e))))?;
+            if meta.file_type().is_symlink() {
+                let rest = path.strip_prefix(&prefix).unwrap_or(&path).to_owned();
+                resolved = Some(follow(&prefix)?.join(rest));
+                break;
+            }
+            if meta.uid() != 0 || (meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0) {
+                let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
+                return Err(Distrust::Refused(format!(
+                    "a symbolic link leads through {shown} (uid {uid}, mode {mode:04o}), which others than root can change"
+                )));
+            }
+        }
+        match resolved {
+            Some(next) => path = next,
+            None => return Ok(path),
+        }
+    }
+    Err(Distrust::Refused(format!("{}: more than {MAX_LINKS} symbolic links", path.display())))
 }
 
 /// Where a symbolic link that root owns leads to.
@@ -163,7 +215,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, content).unwrap();
         let mut seen = Vec::new();
-        let mut file = Trusted(file);
+        let mut file = Trusted { file, passed_over: false };
         file.each_line(|number, line| {
             seen.push((number, line.len()));
             ControlFlow::Continue(())

@@ -1,2 +1,210 @@
-//! spawn and rootfs.
+//! `spawn`: starts a rootfs as a container for an ordinary user. It holds no privilege; newuidmap and newgidmap write
+//! its id maps.
+//!
+//! `cli` turns the command line into a `Plan`; `child` clones the process that `setup` turns into the container's first;
+//! `supervise` watches it. `hold` and `go` are the two ends of the pipeline of userns-handoff(7).
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod ambient;
+mod child;
+mod cli;
+mod client;
+mod console;
+mod container;
+mod devices;
+mod explain;
+mod failure;
+mod go;
+mod hold;
+mod identity;
+mod mounts {
+    pub mod sys;
+}
+mod own_program;
+mod plan;
+mod report;
+mod resolve;
 pub mod rootfs;
+mod setup;
+mod sockets {
+    pub mod sys;
+}
+mod status;
+mod supervise;
+mod sys;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+use child::{Child, Map, Tools};
+use cli::{Cli, Command, MapOption, Options};
+use console::Stdio;
+use failure::{Failure, OWN_FAILURE, Outcome, USAGE};
+use plan::{Plan, Root};
+use status::{State, Status};
+use supervise::{Signals, Supervisor};
+
+/// The program: exit status as in spawn(1).
+#[must_use]
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        console::restore_terminal();
+        complain(&format!("internal error: {info}"));
+        sys::exit_now(i32::from(OWN_FAILURE));
+    }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return say_usage(&error),
+    };
+    if let Command::Run(options) | Command::Hold(options) = &cli.command
+        && options.map == Some(MapOption::Own)
+        && let Err(failure) = own_program::seal()
+    {
+        complain(&failure.text);
+        return ExitCode::from(failure.code);
+    }
+    let named = match &cli.command {
+        Command::Run(options) => [options.info_fd, options.hold_fd],
+        Command::Hold(_) | Command::Go => [None, None],
+    };
+    close_foreign_descriptors(named.into_iter().flatten().filter(|fd| *fd > 2).collect());
+    let result = match &cli.command {
+        Command::Run(options) => run(options),
+        Command::Hold(options) => hold_container(options),
+        Command::Go => go::go(),
+    };
+    let code = result.unwrap_or_else(|failure| {
+        complain(&failure.text);
+        failure.code
+    });
+    // Nothing is buffered and the terminal is restored; the kernel closes descriptors faster than we do.
+    sys::exit_now(i32::from(code))
+}
+
+/// Help and version go to standard output. A wrong command line of `run` and `go` is 125, so that it cannot be taken
+/// for an exit status of the command.
+fn say_usage(error: &clap::Error) -> ExitCode {
+    let asked = !error.use_stderr();
+    let _ = error.print();
+    let passes_on = std::env::args_os().nth(1).is_some_and(|word| word == "run" || word == "go");
+    ExitCode::from(match (asked, passes_on) {
+        (true, _) => 0,
+        (false, true) => OWN_FAILURE,
+        (false, false) => USAGE,
+    })
+}
+
+/// Prints one line on standard error; nothing if there is nobody to read it.
+pub(crate) fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(format!("spawn: {}\n", failure::one_line(text)).as_bytes());
+}
+
+/// Descriptors from 3 up are the caller's business: neither the container nor a holder in the background keeps them.
+/// Those in `kept` stay open until the exec.
+fn close_foreign_descriptors(mut kept: Vec<i32>) {
+    kept.sort_unstable();
+    let mut first = 3_u32;
+    let mut closed = true;
+    for fd in &kept {
+        let _ = sys::close_on_exec(*fd);
+        let fd = u32::try_from(*fd).unwrap_or(u32::MAX);
+        if fd > first {
+            closed &= sys::close_range(first, fd.saturating_sub(1)).is_ok();
+        }
+        first = fd.saturating_add(1);
+    }
+    if sys::close_range(first, u32::MAX).is_ok() && closed {
+        return;
+    }
+    // Linux before 5.9. The directory's own descriptor is among the names; closing it twice is harmless.
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<i32> = numbers.filter(|fd| *fd > 2 && !kept.contains(fd)).collect();
+    numbers.into_iter().for_each(sys::close);
+}
+
+fn map_of(options: &Options) -> Outcome<Map> {
+    match options.map {
+        Some(MapOption::Own) => Ok(Map::own()),
+        Some(MapOption::Auto) | None => Map::whole(),
+    }
+}
+
+fn check_root(plan: &Plan, map: &Map, options: &Options) -> Outcome<()> {
+    match &plan.root {
+        Root::Directory(path) => {
+            use std::os::unix::ffi::OsStrExt;
+            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
+            container::check(path, map, options.read_only)
+        }
+        Root::Host(_) => Ok(()),
+    }
+}
+
+fn run(options: &Options) -> Outcome<u8> {
+    let mut status = Status::open(options.info_fd)?;
+    let result = start_and_watch(options, &mut status);
+    status.tell(&match &result {
+        Ok(code) => State::Exited { code: *code },
+        Err(failure) => State::Failed { code: failure.code, error: &failure.text },
+    });
+    result
+}
+
+fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
+    let deadline = Instant::now() + options.timeout;
+    let hold = status::named("--hold-fd", options.hold_fd)?;
+    // Step by step only when somebody wants to know of the steps.
+    let held = hold.is_some() || status.is_some();
+    let map = map_of(options)?;
+    let plan = options.plan(held)?;
+    check_root(&plan, &map, options)?;
+    let tools = Tools::find(&map)?;
+    let stdio = Stdio::own().map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
+    let signals = Signals::block()?;
+    let child = Child::start(&plan)?;
+    let mut prepare = || {
+        if status.is_some() {
+            status.tell(&State::Created { pid: child.pid, start: child.start_time()?, name: &plan.name });
+        }
+        child.write_map(&map, &tools, deadline)?;
+        if held {
+            status.tell(&State::Mapped);
+            child.make_network(deadline)?;
+            status.tell(&State::Network);
+        }
+        hold.as_ref().map_or(Ok(()), |hold| status::wait_for_byte(hold, &child, &signals, deadline))
+    };
+    if let Err(failure) = prepare() {
+        child.end();
+        return Err(failure);
+    }
+    // The time for the go does not count against the start.
+    let deadline = if hold.is_some() { Instant::now() + options.timeout } else { deadline };
+    Supervisor::release(child, &plan, stdio, signals, deadline, None)?.watch(|| status.tell(&State::Running))
+}
+
+/// The map is written by a stage of the pipeline, unless it is the caller's own, which needs no tool.
+fn hold_container(options: &Options) -> Outcome<u8> {
+    if options.info_fd.is_some() || options.hold_fd.is_some() {
+        return Err(Failure::own(
+            "--info-fd and --hold-fd are for `spawn run`: the pipeline has the record and the control socket",
+        ));
+    }
+    let map = match options.map {
+        Some(MapOption::Own) => Map::own(),
+        Some(MapOption::Auto) => Map::whole()?,
+        None => Map::Stage,
+    };
+    let plan = options.plan(true)?;
+    check_root(&plan, &map, options)?;
+    let tools = match &map {
+        Map::Stage => None,
+        _ => Some(Tools::find(&map)?),
+    };
+    hold::hold(&plan, &map, tools.as_ref(), options.timeout)
+}

@@ -67,7 +67,12 @@ pub const DIFFERENCES: &[Difference] = &[
     ),
     row("count 4294967296", Grants, Refuses, "no range of 32-bit ids is that long; shadow 4.20 ignores the line too"),
     row("count -1", Grants, Refuses, "a negative count wraps to everything; shadow 4.20 ignores the line too"),
-    row("count 18446744073709551615", Grants, Refuses, "as above"),
+    row(
+        "count 18446744073709551615",
+        Grants,
+        Refuses,
+        "the count wraps to everything; shadow 4.20 ignores the line too",
+    ),
     row(
         "group or world writable file",
         Grants,
@@ -86,6 +91,12 @@ pub const DIFFERENCES: &[Difference] = &[
         Grants,
         Refuses,
         "its uid_map belongs to root and cannot be opened without a right to pass permissions; shadow 4.20 refuses it too",
+    ),
+    row(
+        "setuid, bounding set of SETUID and SETGID",
+        Refuses,
+        Grants,
+        "Debian builds 4.13 without libcap: it keeps euid 0, and needs CAP_DAC_OVERRIDE to open the map",
     ),
     row(
         "another subid source",

@@ -14,6 +14,9 @@ use crate::world::{self, Install, World};
 /// Exit status of a trial that cannot run here; its reason is the last line on standard error.
 pub const IGNORED: i32 = 77;
 
+/// Exit status of a trial of something that the original does not have: ignored with `KERNEL_TESTS=require` too.
+pub const NOT_THEIRS: i32 = 78;
+
 const WORLD: &str = "--world";
 
 /// Which installs of the program under test a trial is run for.
@@ -97,9 +100,9 @@ fn outside(name: &str, must_run: bool) -> Result<Completion, Failed> {
     let text = String::from_utf8_lossy(&output.stderr);
     match output.status.code() {
         Some(0) => Ok(Completion::Completed),
-        Some(IGNORED) => {
+        Some(code @ (IGNORED | NOT_THEIRS)) => {
             let reason = text.lines().last().unwrap_or("no reason given").to_owned();
-            if must_run {
+            if must_run && code == IGNORED {
                 return Err(format!("must run with KERNEL_TESTS=require, but: {reason}").into());
             }
             Ok(Completion::ignored_with(reason))

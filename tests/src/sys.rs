@@ -218,3 +218,40 @@ pub fn syscall_exit(info: &libc::ptrace_syscall_info) -> crate::tracer::Stop {
     // SAFETY: `op` says that the kernel filled this variant.
     crate::tracer::Stop::Leave(unsafe { info.u.exit.sval })
 }
+
+/// Tries to take control of `pid` as any user may: PTRACE_ATTACH.
+///
+/// # Errors
+/// EPERM when the kernel forbids it, which is what a test hopes for.
+pub fn attach(pid: Pid) -> nix::Result<()> {
+    nix::sys::ptrace::attach(pid)
+}
+
+/// Tries to copy descriptor `number` out of the process `pid`: pidfd_getfd(2), Linux 5.6.
+///
+/// # Errors
+/// EPERM when the kernel forbids it.
+pub fn steal_descriptor(pid: Pid, number: i32) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let pidfd = pidfd(pid)?;
+    // SAFETY: numbers in, a new descriptor out.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).expect("a descriptor fits")) })
+}
+
+/// Sets `signal` to be ignored, which exec keeps.
+///
+/// # Errors
+/// EINVAL for a signal that cannot be ignored.
+pub fn ignore_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: SIG_IGN runs no code.
+    if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

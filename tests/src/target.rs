@@ -1,7 +1,7 @@
 //! Processes whose maps the helpers are asked to write.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,7 @@ use crate::world::{Kind, User, read_map};
 #[derive(Debug)]
 pub struct Target {
     pid: Pid,
+    orders: OwnedFd,
 }
 
 impl Target {
@@ -47,20 +48,41 @@ impl Target {
     /// When it cannot be started or `prepare` fails.
     #[must_use]
     pub fn with(prepare: impl FnOnce()) -> Self {
+        Self::obeying(prepare, || {})
+    }
+
+    /// As [`Target::with`]; it runs `order` each time that [`Target::order`] is called.
+    ///
+    /// # Panics
+    /// When it cannot be started or `prepare` fails.
+    #[must_use]
+    pub fn obeying(prepare: impl FnOnce(), order: impl Fn()) -> Self {
+        let (orders_read, orders_write) = sys::pipe().expect("pipe");
         let (read, write) = sys::pipe().expect("pipe");
-        let pid = sys::fork(|| {
+        let orders = orders_write.try_clone().expect("dup");
+        let pid = sys::fork(move || {
+            // The parent's end; the process ends by a signal, not by the end of its orders.
+            let _kept = orders_write;
             prepare();
             let _ = nix::unistd::write(&write, b"r");
-            sys::close(write.as_raw_fd());
-            loop {
-                nix::unistd::pause();
+            drop(write);
+            while let Ok(1) = nix::unistd::read(&orders_read, &mut [0]) {
+                order();
             }
+            0
         })
         .expect("fork");
-        drop(write);
         let mut byte = [0];
         assert_eq!(nix::unistd::read(&read, &mut byte), Ok(1), "the target could not be prepared");
-        Self { pid }
+        Self { pid, orders }
+    }
+
+    /// Tells it to run its order; does not wait.
+    ///
+    /// # Panics
+    /// When it cannot be told.
+    pub fn order(&self) {
+        nix::unistd::write(&self.orders, b"o").expect("order");
     }
 
     /// Its process id.

@@ -62,3 +62,20 @@ fn system_call(pid: Pid) -> Option<Stop> {
         _ => None,
     }
 }
+
+/// Whether system call `number` only prepares the program itself, so that a sweep over a call's life may pass it by.
+#[must_use]
+pub fn only_prepares(number: u64) -> bool {
+    let number = i64::try_from(number).unwrap_or(-1);
+    [
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_sigaltstack,
+        libc::SYS_prctl,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mprotect,
+        libc::SYS_brk,
+    ]
+    .contains(&number)
+}

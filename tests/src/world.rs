@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use crate::call::{Answer, Call};
-use crate::harness::IGNORED;
+use crate::harness::{IGNORED, NOT_THEIRS};
 use crate::sys;
 use crate::target::Target;
 
@@ -214,7 +214,7 @@ impl World {
     /// Ends the trial as ignored when the original is under test, for it has no `what`.
     pub fn needs_ours(&self, what: &str) {
         if !self.ours() {
-            ignore(&format!("the original has no {what}"));
+            end(NOT_THEIRS, &format!("the original has no {what}"));
         }
     }
 
@@ -370,10 +370,14 @@ impl World {
 }
 
 /// Ends the trial as ignored.
-#[allow(clippy::print_stderr)]
 pub fn ignore(reason: &str) -> ! {
+    end(IGNORED, reason)
+}
+
+#[allow(clippy::print_stderr)]
+fn end(status: i32, reason: &str) -> ! {
     eprintln!("{reason}");
-    std::process::exit(IGNORED)
+    std::process::exit(status)
 }
 
 /// Makes the world, runs the trial as its first process and returns the trial's exit status.
@@ -411,7 +415,7 @@ fn read_programs() -> HashMap<String, Result<Vec<u8>, String>> {
         UnderTest::Theirs => PathBuf::from("/usr/bin"),
         UnderTest::Ours => helpers_dir(),
     };
-    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap"]
+    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "spawn"]
         .into_iter()
         .map(|name| (name.to_owned(), read(&directory.join(name))))
         .collect();

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use helper::caller::{plain_number, subid_source, uid_of_name};
+use helper::caller::{ask_getent, plain_number, subid_source, uid_of_name};
 use helper::range::IdKind;
 use helper::report::{Failure, Program, print};
 use helper::subid::{Line, Owner, parse_line};
@@ -82,8 +82,11 @@ fn owner(user: &[u8]) -> Result<Owner, Failure> {
         return Ok(Owner::new(uid, &[]));
     }
     let uid = uid_of_name(user).map_err(|failure| cannot_fetch(&failure.text))?;
-    Ok(match uid.or_else(|| helper::caller::ask_getent(&String::from_utf8_lossy(user), false).map(|(_, uid, _)| uid)) {
-        Some(uid) => Owner::new(uid, &[user.to_vec()]),
-        None => Owner::unknown(user),
-    })
+    let uid = match uid {
+        Some(uid) => Some(uid),
+        None => ask_getent(&String::from_utf8_lossy(user), false)
+            .map_err(|failure| cannot_fetch(&failure.text))?
+            .map(|(_, uid, _)| uid),
+    };
+    Ok(uid.map_or_else(|| Owner::unknown(user), |uid| Owner::new(uid, &[user.to_vec()])))
 }

@@ -67,9 +67,10 @@ impl Fixture {
         if let Ok(socket) = fs::canonicalize("/dev/log") {
             mount(Some("/dev/null"), &socket, none, MsFlags::MS_BIND, none).map_err(|error| at(&socket, error))?;
         }
-        for path in [fixture.home(), fixture.runtime()] {
+        // LXC enters the home as a user of the container.
+        for (path, mode) in [(fixture.home(), 0o711), (fixture.runtime(), 0o700)] {
             fs::create_dir(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
             std::os::unix::fs::chown(&path, Some(id), Some(id))?;
         }
         Ok(fixture)

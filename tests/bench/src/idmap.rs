@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::fixture::{COUNT, Fixture, Target, at};
-use crate::measure::{Command, Linkage, Times, find, verdict};
+use crate::measure::{Command, Linkage, Times, find, pin, verdict};
 
 /// Peak memory that a call of ours may take, in KiB.
 const PEAK_GOAL_KIB: i64 = 4096;
@@ -83,7 +83,7 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
     let at_ten = if linkage == Linkage::StaticMusl { 0.4 } else { 0.6 };
 
     println!("\n## Writing an id map\n");
-    println!("newuidmap: two triples (the caller, its whole grant). newgidmap: the caller's own group.");
+    println!("newuidmap: two triples (the caller, its whole grant). newgidmap: the caller's own group. On one CPU.");
     println!("Times in ms: median (minimum); ratio: median of the ratios round by round; peak memory in KiB.\n");
     println!(
         "| call | lines of the file | rounds | ours | the system's | ratio | goal | | peak | the system's | goal | |"
@@ -101,6 +101,7 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
         let rounds = (rounds * scale).max(10.0) as usize;
         fixture.subordinate(lines)?;
         fixture.as_user(|| {
+            pin()?;
             let [ours, theirs] = pair.rounds(rounds)?;
             let (peak, their_peak) = (pair.peak(&pair.ours)?, pair.peak(&pair.theirs)?);
             let ratio = ours.ratio(&theirs);

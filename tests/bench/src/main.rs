@@ -1,5 +1,5 @@
-//! Times the helpers beside the programs they take the place of: process starts, pinned to one CPU, in alternating
-//! rounds (ours, theirs, ours, theirs), so that whatever else the host does meets both.
+//! Times the helpers beside the programs they take the place of: process starts in alternating rounds (ours, theirs,
+//! ours, theirs), so that whatever else the host does meets both.
 //!
 //! Prints tables; fails only when a call fails, never for a time.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool whose output is tables")]
@@ -73,13 +73,11 @@ fn run(options: &Options) -> io::Result<()> {
     // Read before the tmpfs may cover it.
     let linkage = Linkage::of(&newuidmap)?;
     let fixture = Fixture::enter()?;
-    let cpu = measure::pin()?;
     let scratch = fixture.dir.join("scratch");
     let show = |name: &str, words: &[&str]| println!("{name}: {}", version(name, words, &scratch));
     println!("# Benchmarks\n");
     println!("ours: {} ({})", linkage.text(), options.dir.display());
     println!("kernel: {}", nix::sys::utsname::uname()?.release().display());
-    println!("pinned to CPU {cpu}");
     println!("uidmap: {}", version("dpkg-query", &["-W", "-f", "${Package} ${Version}", "uidmap"], &scratch));
     if options.sections.iter().any(|section| section == "spawn") {
         show("crun", &["--version"]);
@@ -97,6 +95,7 @@ fn run(options: &Options) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
+    sys::restore_sigpipe();
     let options = match options() {
         Ok(Some(options)) => options,
         Ok(None) => {

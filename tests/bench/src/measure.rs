@@ -68,14 +68,13 @@ impl Command {
     }
 }
 
-/// Binds this process, and what it starts, to one CPU: the last one that it may use. Its number.
-pub fn pin() -> io::Result<usize> {
+/// Binds this process, and what it starts, to one CPU: the last one that it may use.
+pub fn pin() -> io::Result<()> {
     let may = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
     let last = (0..CpuSet::count()).rev().find(|cpu| may.is_set(*cpu).unwrap_or(false)).unwrap_or(0);
     let mut one = CpuSet::new();
     one.set(last)?;
-    nix::sched::sched_setaffinity(Pid::from_raw(0), &one)?;
-    Ok(last)
+    Ok(nix::sched::sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
 /// Median of a non-empty list.

@@ -129,8 +129,8 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
         if able.is_empty() || able[0].name != "spawn run" {
             return Err(io::Error::other("spawn run failed, so there is nothing to compare"));
         }
-        println!("/bin/true (static) in a busybox rootfs, as an ordinary user, whole subordinate range unless said,");
-        println!("{rounds} rounds. Times in ms: median (minimum); ratio: median of spawn's time by the peer's.\n");
+        println!("/bin/true (static) in a busybox rootfs, as an ordinary user, whole subordinate range unless said, no cgroup,");
+        println!("{rounds} rounds, on every CPU. Times in ms: median (minimum); ratio: median of spawn's time by the peer's.\n");
         println!("| command | time | ratio | goal | |");
         println!("|---|---:|---:|---:|---|");
         let spawn = able[0].times.clone();

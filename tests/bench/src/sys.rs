@@ -17,6 +17,13 @@ pub struct Ended {
     pub peak_kib: i64,
 }
 
+/// Gives SIGPIPE its default action back, which Rust's start took: for what is started here, and for a reader of the
+/// tables that closes early.
+pub fn restore_sigpipe() {
+    // SAFETY: SIG_DFL installs no handler, and nothing else has set one.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Runs `child` in a forked process; its value is the exit code.
 pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     // SAFETY: the harness never starts a thread, so the child of fork may do whatever the parent might.

@@ -49,7 +49,7 @@ pub fn trials() -> Vec<Trial> {
                 fs::rename(kind.file(), &real).expect("rename");
                 symlink(&real, kind.file()).expect("symlink");
                 lchown(kind.file(), Some(ALICE.uid), Some(ALICE.gid)).expect("lchown");
-                refused_naming_file(world, kind, &["symlink"]);
+                refused_naming_file(world, kind, &["symbolic link"]);
             }
         }),
         Trial::new("a symlink to a file that alice can write is refused", |world| {
@@ -224,7 +224,7 @@ pub fn trials() -> Vec<Trial> {
                         answer.outcome.assert_code(0, "falls back to the files");
                     }
                     if world.ours() && !by_files {
-                        answer.refused_with(world, &["nsswitch.conf", "subid"], "names the cause");
+                        answer.refused_with(world, &["nsswitch.conf", "source"], "names the cause");
                         let triples = own(kind);
                         world.ask(kind, &triples).did_self(Does::Grants, kind, &triples);
                     }

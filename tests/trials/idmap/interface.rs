@@ -382,6 +382,7 @@ fn descriptors() -> Vec<Trial> {
         Trial::new(
             "fd:N on the directory of a process that has ended is refused, also when its pid is used again",
             |world| {
+                world.needs_tool("/proc/sys/kernel/ns_last_pid");
                 for kind in Kind::BOTH {
                     let first = Target::new(ALICE);
                     let pid = first.pid();
@@ -425,6 +426,7 @@ fn descriptors() -> Vec<Trial> {
             }
         }),
         Trial::new("a pidfd of a process that has ended is refused, also when its pid is used again", |world| {
+            world.needs_tool("/proc/sys/kernel/ns_last_pid");
             for kind in Kind::BOTH {
                 let first = Target::new(ALICE);
                 let pid = first.pid();

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
 use nix::unistd::{Uid, setresuid};
 use tests::world::USERS_GID;
-use tests::{ALICE, Answer, BOB, Does, Kind, ROOT, Target, Trial, User, World, expected};
+use tests::{ALICE, Answer, BOB, Does, Install, Kind, ROOT, Target, Trial, User, World, expected};
 
 /// alice's request while her real gid is `gid`, for a target with the same ids.
 fn after_newgrp(world: &mut World, kind: Kind, gid: u32, triples: &str) -> Answer {
@@ -17,6 +18,22 @@ fn after_newgrp(world: &mut World, kind: Kind, gid: u32, triples: &str) -> Answe
 fn as_user(world: &mut World, kind: Kind, user: User, target: Target, triples: &str) -> Answer {
     let call = world.helper(kind).user(user).arg(target.pid().to_string()).words(triples);
     world.answer(kind, target, call)
+}
+
+/// Puts a script in the place of getent, in this world only. It notes how it was called before it does `what`.
+fn fake_getent(world: &World, what: &str) {
+    world.remove("/run/seen");
+    std::fs::create_dir("/run/seen").expect("mkdir");
+    let note = "{ echo \"$*\"; grep ^Uid: /proc/self/status; tr '\\0' '\\n' </proc/$$/environ; } >/run/seen/getent";
+    let script = format!("#!/bin/sh\n{note}\n{what}\n");
+    if Path::new("/run/getent").exists() {
+        // Over the same file: it is bound there already.
+        std::fs::write("/run/getent", script).expect("write");
+        return;
+    }
+    world.write("/run/getent", script);
+    world.mode("/run/getent", 0o755);
+    mount(Some("/run/getent"), "/usr/bin/getent", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind mount");
 }
 
 /// A user without an entry in /etc/passwd.
@@ -145,15 +162,26 @@ pub fn trials() -> Vec<Trial> {
                 answer.refused("bob's uid in a later line of alice");
             }
         }),
-        Trial::new("a passwd file with broken lines costs only those lines", |world| {
-            let broken = format!(
-                "\n:x:1001:1101::/:\n#c:x:1001:1101\nx\nalice\n{}:x:1:1::/:/\nalice:x:100a:1101::/:\n+alice::::::\n\0\u{1}\nalice:x:1001:1101::/home/alice:/bin/sh\n",
-                "y".repeat(100_000)
-            );
-            world.needs_ours("promise about such lines");
-            world.write("/etc/passwd", broken);
-            for kind in Kind::BOTH {
-                world.ask(kind, "0 100000 10").granted("0 100000 10", "broken lines before alice's");
+        Trial::new("a broken line in /etc/passwd costs only itself", |world| {
+            let long = format!("{}:x:1:1::/:/", "y".repeat(20_000));
+            for broken in [
+                "",
+                ":x:1001:1101::/:",
+                "#c:x:1001:1101",
+                "x",
+                "alice",
+                "alice:x",
+                &long,
+                "alice:x:100a:1101::/:/",
+                "alice:x::1101::/:/",
+                "+alice::::::",
+                "\u{1}",
+                "\u{e9}:x:1:1::/:",
+            ] {
+                world.write("/etc/passwd", format!("{broken}\nalice:x:1001:1101::/home/alice:/bin/sh\n"));
+                for kind in Kind::BOTH {
+                    world.ask(kind, "0 100000 10").granted("0 100000 10", broken);
+                }
             }
         }),
         Trial::new("without /etc/passwd only numeric lines grant", |world| {
@@ -163,6 +191,77 @@ pub fn trials() -> Vec<Trial> {
                 world.ask(kind, "0 100000 10").refused("named line");
                 world.write(kind.file(), "1001:100000:10\n");
                 world.ask(kind, "0 100000 10").granted("0 100000 10", "numeric line");
+            }
+        }),
+        Trial::new(
+            "a caller known to getent alone is granted by name when setuid, and told so with file capabilities",
+            |world| {
+                world.needs_ours("getent of its own: it loads name service modules");
+                for kind in Kind::BOTH {
+                    world.append(kind.file(), "carol:400000:10\n");
+                    fake_getent(world, "echo carol:x:1003:1103::/:/bin/sh");
+                    let answer = as_user(world, kind, CAROL, Target::new(CAROL), "0 400000 10");
+                    if world.install == Install::Setuid {
+                        answer.granted("0 400000 10", "getent knows carol");
+                        let seen = std::fs::read_to_string("/run/seen/getent").expect("it was run");
+                        let wanted = "passwd 1003\nUid:\t0\t0\t0\t0\nPATH=";
+                        assert!(
+                            seen.starts_with(wanted),
+                            "it is asked for the uid, as root, in an empty environment: {seen}"
+                        );
+                        assert_eq!(
+                            seen.lines().filter(|line| line.contains('=')).count(),
+                            1,
+                            "an environment of one variable: {seen}"
+                        );
+                    } else {
+                        answer.refused("no getent with file capabilities");
+                        answer.says(&["Cannot determine your user name."], "told so");
+                        assert!(!Path::new("/run/seen/getent").exists(), "it was not run");
+                    }
+                }
+            },
+        ),
+        Trial::new("a getent that fails, lies, hangs, floods or is missing grants nothing and never hangs", |world| {
+            world.needs_ours("getent of its own: it loads name service modules");
+            for kind in Kind::BOTH {
+                world.append(kind.file(), "carol:400000:10\n");
+                for script in [
+                    "exit 2",
+                    "exit 1",
+                    "exit 0",
+                    "kill -9 $$",
+                    "echo alice:x:1001:1101::/:/bin/sh",
+                    "echo carol:x:0:0::/:/bin/sh",
+                    "echo carol:x:1003",
+                    "echo carol",
+                    "while :; do echo carol:x:1003:1103::/:/bin/sh xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done",
+                ] {
+                    fake_getent(world, script);
+                    as_user(world, kind, CAROL, Target::new(CAROL), "0 400000 10").refused(script);
+                    as_user(world, kind, CAROL, Target::new(CAROL), "0 100000 10").refused(script);
+                }
+            }
+            fake_getent(world, "exec sleep 1000");
+            as_user(world, Kind::Uid, CAROL, Target::new(CAROL), "0 400000 10").refused("it hangs");
+        }),
+        Trial::new("a caller in /etc/passwd starts no getent", |world| {
+            world.needs_ours("getent of its own: it loads name service modules");
+            fake_getent(world, "exit 2");
+            for kind in Kind::BOTH {
+                world.ask(kind, "0 100000 10").granted("0 100000 10", "in /etc/passwd");
+                world.ask(kind, "0 99999 10").refused("in /etc/passwd");
+            }
+            assert!(!Path::new("/run/seen/getent").exists(), "it was run");
+        }),
+        Trial::new("a /proc that hides other users' processes changes nothing for the caller's own", |world| {
+            let options = Some("hidepid=2");
+            mount(None::<&str>, "/proc", None::<&str>, MsFlags::MS_REMOUNT, options).expect("hidepid=2");
+            for kind in Kind::BOTH {
+                world.ask(kind, "0 100000 10").granted("0 100000 10", "hidepid=2");
+                let answer = world.ask_for(kind, Target::new(BOB), "0 100000 10");
+                answer.refused("bob's");
+                assert!(!answer.outcome.stderr.is_empty());
             }
         }),
         Trial::new("loginuid is not consulted", |world| {

@@ -1,0 +1,393 @@
+//! What must be true of the sources and of the shipped files, whatever a program does when it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// Crates whose programs hold a privilege.
+const PRIVILEGED: [&str; 3] = ["newuidmap-rs", "usernet", "cgdelegate"];
+
+/// Modules of the library that newuidmap and newgidmap do not use.
+const NOT_IN_NEWUIDMAP: [&str; 2] = ["allotment.rs", "handoff.rs"];
+
+/// Most lines (no tests, blanks, comments) that are read by who reads all of newuidmap: shared modules and its own.
+const NEWUIDMAP_BUDGET: usize = 1950;
+
+/// Most such lines in the library's sys.rs, where the unsafe code is.
+const SYS_BUDGET: usize = 90;
+
+type Check = Result<Completion, Failed>;
+
+fn done() -> Check {
+    Ok(Completion::Completed)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn members() -> Vec<PathBuf> {
+    let mut members: Vec<PathBuf> = fs::read_dir(root())
+        .expect("the workspace")
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| path.join("Cargo.toml").exists() && path.join("src").is_dir())
+        .collect();
+    members.sort();
+    assert!(members.len() >= 2, "the workspace has members");
+    members
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a source directory") {
+            let path = entry.expect("entry").path();
+            let name = path.file_name().expect("name").to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    directories.push(path);
+                }
+            } else if name.ends_with(".rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The lines of a file that are neither blank nor comment, up to its test module, which is the last thing in it.
+fn code(path: &Path) -> Vec<String> {
+    read(path)
+        .lines()
+        .take_while(|line| line.trim() != "#[cfg(test)]")
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn cargo_tree(package: &str) -> BTreeSet<String> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["tree", "--offline", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}", "-p", package])
+        .current_dir(root())
+        .output()
+        .expect("cargo");
+    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().filter_map(|line| line.split(' ').next()).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn dependencies() -> Check {
+    let mut seen = 0;
+    for package in PRIVILEGED {
+        if !root().join(package).join("Cargo.toml").exists() {
+            continue;
+        }
+        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("dependencies").join(format!("{package}.txt"));
+        let wanted: BTreeSet<String> =
+            read(&list).lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        let found = cargo_tree(package);
+        assert_eq!(found, wanted, "crates in {package} (left) and in {} (right)", list.display());
+        seen += 1;
+    }
+    assert!(seen > 0, "privileged packages were found");
+    done()
+}
+
+fn unsafe_only_in_sys() -> Check {
+    let mut blocks = 0;
+    for member in members() {
+        for path in sources(&member) {
+            // Fuzz targets are a workspace of their own, and their macro writes the unsafe code.
+            if path.starts_with(root().join("tests/fuzz")) || path.ends_with("trials/repository.rs") {
+                continue;
+            }
+            for (number, line) in read(&path).lines().enumerate() {
+                let line = line.split("//").next().unwrap_or_default();
+                let is_unsafe =
+                    line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == "unsafe");
+                if is_unsafe {
+                    blocks += 1;
+                    assert_eq!(
+                        path.file_name().expect("name"),
+                        "sys.rs",
+                        "{}:{}: unsafe code outside sys.rs",
+                        path.display(),
+                        number + 1
+                    );
+                }
+            }
+        }
+    }
+    assert!(blocks > 0, "the search finds unsafe code");
+    done()
+}
+
+fn budget() -> Check {
+    let source = root().join("newuidmap-rs/src");
+    let mut total = 0;
+    let mut sys = 0;
+    for path in sources(&source) {
+        let name = path.strip_prefix(&source).expect("below").to_string_lossy().into_owned();
+        if NOT_IN_NEWUIDMAP.contains(&name.as_str()) || (name.starts_with("bin/") && name != "bin/newuidmap.rs") {
+            continue;
+        }
+        let lines = code(&path).len();
+        total += lines;
+        if name == "sys.rs" {
+            sys = lines;
+        }
+    }
+    assert!(total > 300 && sys > 20, "the sources were found: {total} lines, {sys} of sys.rs");
+    assert!(total <= NEWUIDMAP_BUDGET, "newuidmap has {total} lines, its budget is {NEWUIDMAP_BUDGET}");
+    assert!(sys <= SYS_BUDGET, "sys.rs has {sys} lines, its budget is {SYS_BUDGET}");
+    done()
+}
+
+/// The modules that are left out of the budget are not used by newuidmap.
+fn left_out_of_the_budget() -> Check {
+    let source = root().join("newuidmap-rs/src");
+    for path in sources(&source) {
+        let name = path.strip_prefix(&source).expect("below").to_string_lossy().into_owned();
+        if NOT_IN_NEWUIDMAP.contains(&name.as_str())
+            || ["lib.rs", "bin/idmap.rs", "bin/getsubids.rs"].contains(&name.as_str())
+        {
+            continue;
+        }
+        for line in code(&path) {
+            for module in NOT_IN_NEWUIDMAP {
+                let module = module.trim_end_matches(".rs");
+                assert!(
+                    !line.contains(&format!("{module}::")),
+                    "{name} uses {module}, which is not in the budget: {line}"
+                );
+            }
+        }
+    }
+    done()
+}
+
+/// The privileged programs as they are shipped; `None` where HELPERS_DIR does not say where they are.
+fn shipped() -> Option<Vec<(String, Vec<u8>)>> {
+    let directory = PathBuf::from(env::var_os("HELPERS_DIR").filter(|value| !value.is_empty())?);
+    let must = ["newuidmap", "newgidmap", "idmap", "getsubids"];
+    let may = ["usernet", "lxc-user-nic", "cgdelegate"];
+    let found = |name: &str| fs::read(directory.join(name)).map(|bytes| (name.to_owned(), bytes));
+    let mut programs: Vec<_> =
+        must.iter().map(|name| found(name).unwrap_or_else(|error| panic!("{name} in HELPERS_DIR: {error}"))).collect();
+    programs.extend(may.iter().filter_map(|name| found(name).ok()));
+    Some(programs)
+}
+
+fn no_shipped() -> Check {
+    Ok(Completion::ignored_with("needs the shipped programs: HELPERS_DIR is not set"))
+}
+
+fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
+    bytes[at..at + width].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+fn static_pie() -> Check {
+    let Some(programs) = shipped() else { return no_shipped() };
+    for (name, bytes) in programs {
+        assert_eq!(&bytes[..6], b"\x7fELF\x02\x01", "{name}: 64-bit little-endian ELF");
+        assert_eq!(number(&bytes, 16, 2), 3, "{name}: ET_DYN, or its addresses are the same in every process");
+        let (start, size, count) = (number(&bytes, 32, 8), number(&bytes, 54, 2), number(&bytes, 56, 2));
+        let types: Vec<u64> =
+            (0..count).map(|index| number(&bytes, usize::try_from(start + index * size).expect("fits"), 4)).collect();
+        assert!(types.contains(&1), "{name}: no PT_LOAD: the headers were not read");
+        assert!(!types.contains(&3), "{name}: PT_INTERP: a dynamic loader would run first");
+    }
+    done()
+}
+
+fn contains(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|window| window == word)
+}
+
+fn no_nss() -> Check {
+    let Some(programs) = shipped() else { return no_shipped() };
+    for (name, bytes) in programs {
+        // A static glibc program that reaches getpw*, getgr* or getaddrinfo carries the loader of NSS modules, stripped or
+        // not: these are its format strings. musl has none of them.
+        for word in [&b"libnss_"[..], b"_nss_%s", b"nscd/socket", b"getpwuid_r", b"initgroups"] {
+            assert!(
+                !contains(&bytes, word),
+                "{name} contains {}: the C library's name service is linked in",
+                String::from_utf8_lossy(word)
+            );
+        }
+    }
+    done()
+}
+
+/// Options that a word list names: `-g`, `--check`.
+fn options_in(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| c.is_whitespace() || "[]|,=".contains(c))
+        .filter(|word| {
+            let name = word.trim_start_matches('-');
+            let dashes = word.len() - name.len();
+            (dashes == 2 || (dashes == 1 && name.len() == 1)) && name.starts_with(|c: char| c.is_ascii_lowercase())
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Options in an mdoc page's SYNOPSIS and option list.
+fn options_of_page(page: &str) -> BTreeSet<String> {
+    let mut options = BTreeSet::new();
+    let mut synopsis = false;
+    for line in page.lines() {
+        if let Some(section) = line.strip_prefix(".Sh ") {
+            synopsis = section == "SYNOPSIS";
+        }
+        if !(line.starts_with(".It Fl ") || (synopsis && line.starts_with('.'))) {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut flags = false;
+        for word in words {
+            match word {
+                "Fl" | ".Fl" => flags = true,
+                "|" | "Op" | ".Op" | "," | "Ns" => {}
+                "Ar" | "Cm" | ".Nm" | "Nm" | ".Ar" => flags = false,
+                _ if flags => {
+                    options.insert(format!("-{}", word.replace("\\-", "-")));
+                    flags = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    options
+}
+
+/// Options in the usage and the option list of `--help`, which are the lines that begin with one.
+fn options_of_help(help: &str) -> BTreeSet<String> {
+    let mut options = BTreeSet::new();
+    let mut usage = true;
+    for line in help.lines() {
+        usage &= !line.trim().is_empty();
+        let text = line.trim_start();
+        if usage {
+            options.extend(options_in(text.trim_start_matches("usage:")));
+        } else if text.starts_with('-') {
+            // Up to the two blanks before the explanation.
+            options.extend(options_in(text.split("  ").next().unwrap_or_default()));
+        }
+    }
+    options
+}
+
+fn pages() -> Check {
+    let directory = tests::world::helpers_dir();
+    let mut compared = BTreeMap::new();
+    for name in ["newuidmap", "newgidmap", "idmap", "getsubids"] {
+        let page = root().join("man").join(format!("{name}.1"));
+        if !page.exists() {
+            continue;
+        }
+        let program = directory.join(name);
+        let output = Command::new(&program)
+            .arg("--help")
+            .output()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let mut help = options_of_help(&String::from_utf8_lossy(&output.stdout));
+        // Every program has these two, and not every usage line repeats them.
+        help.extend(["--help".to_owned(), "--version".to_owned()]);
+        let page = options_of_page(&read(&page));
+        assert_eq!(page, help, "{name}: options of the manual page (left) and of --help (right)");
+        compared.insert(name, page.len());
+    }
+    assert!(compared.len() == 4 && compared.values().all(|options| *options >= 3), "compared: {compared:?}");
+    done()
+}
+
+/// Every quoted trial in SECURITY exists, so that its table cannot promise a test that is gone.
+fn security_table() -> Check {
+    let Some(security) =
+        ["SECURITY.md", "SECURITY"].map(|name| root().join(name)).into_iter().find(|path| path.exists())
+    else {
+        return Ok(Completion::ignored_with("there is no SECURITY.md yet"));
+    };
+    let trials: String =
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("trials")).iter().map(|path| read(path)).collect();
+    let text = read(&security);
+    let mut names = 0;
+    for quoted in text.split('`').skip(1).step_by(2) {
+        if ["CVE-", "shadow "].iter().any(|start| quoted.starts_with(start)) && quoted.contains(": ") {
+            assert!(trials.contains(quoted), "{}: no trial is called \"{quoted}\"", security.display());
+            names += 1;
+        }
+    }
+    assert!(names >= 3, "the table names trials: {names} found");
+    done()
+}
+
+/// Every difference is asked for by a trial, every name in may-be-skipped.txt is one.
+fn tables_are_in_use() -> Check {
+    let trials: String =
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("trials")).iter().map(|path| read(path)).collect();
+    for difference in tests::differences::DIFFERENCES {
+        assert!(
+            trials.contains(&format!("\"{}\"", difference.id)),
+            "no trial asks for the difference \"{}\"",
+            difference.id
+        );
+        assert_ne!(difference.theirs, difference.ours, "{}: no difference", difference.id);
+        assert!(difference.reason.len() > 10, "{}: no reason", difference.id);
+    }
+    let skipped = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("may-be-skipped.txt"));
+    for name in skipped.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let sentence = name
+            .split_once(": ")
+            .filter(|(install, _)| ["setuid", "fcaps"].contains(install))
+            .map_or(name, |(_, rest)| rest);
+        assert!(trials.contains(&format!("\"{sentence}\"")), "may-be-skipped.txt names no trial: {name}");
+    }
+    done()
+}
+
+fn main() -> ExitCode {
+    let require = env::var_os("KERNEL_TESTS").is_some_and(|value| value == "require");
+    let trial = |name: &'static str, run: fn() -> Check| {
+        Trial::ignorable_test(name, move || {
+            let result = std::panic::catch_unwind(run).map_err(|panic| {
+                let text = panic
+                    .downcast_ref::<String>()
+                    .cloned()
+                    .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                Failed::from(text.unwrap_or_else(|| "panicked".to_owned()))
+            })?;
+            match result {
+                Ok(Completion::Ignored { reason }) if require => {
+                    Err(format!("must run with KERNEL_TESTS=require: {}", reason.unwrap_or_default()).into())
+                }
+                other => other,
+            }
+        })
+    };
+    let tests = vec![
+        trial("the crates in every privileged program are those of a checked-in list", dependencies),
+        trial("unsafe code stands in files called sys.rs only", unsafe_only_in_sys),
+        trial("newuidmap stays within its budget of lines", budget),
+        trial("the modules left out of the budget are not used by newuidmap", left_out_of_the_budget),
+        trial("the shipped programs are static position-independent executables", static_pie),
+        trial("the shipped programs contain no name service of a C library", no_nss),
+        trial("manual pages and --help name the same options", pages),
+        trial("every trial that SECURITY names exists", security_table),
+        trial("every row of the table of differences is in use", tables_are_in_use),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}

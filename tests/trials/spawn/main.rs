@@ -1,0 +1,34 @@
+//! spawn against a real kernel, a hostile container and a hostile fellow user. Most trials run twice: on the kernel as
+//! it is, and with every system call newer than Linux 5.5 answering ENOSYS.
+
+mod case;
+mod command;
+mod container;
+mod escapes;
+mod handoff;
+mod life;
+mod maps;
+mod probe;
+mod sys;
+mod terminal;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let [_, flag, words @ ..] = args.as_slice()
+        && flag == probe::FLAG
+    {
+        return probe::main(words);
+    }
+    let modules = [
+        command::trials,
+        container::trials,
+        escapes::trials,
+        handoff::trials,
+        life::trials,
+        maps::trials,
+        terminal::trials,
+    ];
+    tests::main(modules.iter().flat_map(|trials| trials()).collect())
+}

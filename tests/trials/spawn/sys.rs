@@ -1,0 +1,117 @@
+//! System calls of these trials that nix has no safe form of: pseudo-terminals, and a kernel that is made to look older.
+#![allow(unsafe_code)]
+
+use core::ptr;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Makes every system call from `first` on answer ENOSYS in this process and all that it executes, without
+/// no_new_privs (which needs CAP_SYS_ADMIN). Since Linux 5.1 numbers are the same on every architecture and only grow
+/// with the versions: 436 (close_range) is the first that 5.5 does not have.
+pub fn without_system_calls_from(first: u32) -> io::Result<()> {
+    let word = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let errno = u32::try_from(libc::ENOSYS).expect("an errno is positive");
+    let mut filter = [
+        word(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        word(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, first),
+        word(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        word(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: the program points at four instructions that outlive the call, and the kernel copies them.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) }).map(drop)
+}
+
+/// The slave of the pty whose master is `master`, unlocked, opened without a path.
+pub fn open_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: the pointer is to an int.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) })?;
+    // SAFETY: the argument is a number.
+    let fd = check(unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC)
+    })?;
+    // SAFETY: the descriptor was just made and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes `terminal` the controlling terminal of this process, which leads a session.
+pub fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the argument is a number.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// Sets the size of a terminal in rows and columns.
+pub fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointer is to a whole struct winsize.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
+}
+
+/// How many bytes can be read from `fd` at once.
+pub fn pending(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the pointer is to an int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(count)
+}
+
+/// Types one character into a terminal: TIOCSTI.
+pub fn type_into(fd: RawFd, byte: u8) -> io::Result<()> {
+    // SAFETY: the pointer is to one byte.
+    check(unsafe { libc::ioctl(fd, libc::TIOCSTI, &raw const byte) }).map(drop)
+}
+
+/// Pastes the virtual console's selection: TIOCLINUX, subcode 3.
+pub fn paste_selection(fd: RawFd) -> io::Result<()> {
+    let mut subcode = [3_u8; 16];
+    // SAFETY: the pointer is to more bytes than any subcode reads.
+    check(unsafe { libc::ioctl(fd, libc::TIOCLINUX, subcode.as_mut_ptr()) }).map(drop)
+}
+
+/// Exchanges two names atomically: renameat2 with RENAME_EXCHANGE.
+pub fn exchange(one: &CString, other: &CString) -> io::Result<()> {
+    // SAFETY: both strings end in NUL.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            one.as_ptr(),
+            libc::AT_FDCWD,
+            other.as_ptr(),
+            libc::RENAME_EXCHANGE,
+        )
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Blocks every signal, which exec keeps.
+pub fn block_all_signals() -> io::Result<()> {
+    // SAFETY: a sigset_t of zeroes is valid, sigfillset fills it, and no old mask is asked for.
+    unsafe {
+        let mut set: libc::sigset_t = core::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut())).map(drop)
+    }
+}
+
+/// Makes the capability `number` inheritable and ambient, as a caller may who has it permitted.
+pub fn make_ambient(number: u32) -> io::Result<()> {
+    let mut header = [0x2008_0522_u32, 0];
+    let bit = 1_u32 << number;
+    // effective, permitted, inheritable; then the same for numbers from 32 on.
+    let data = [bit, bit, bit, 0, 0, 0];
+    // SAFETY: header and data have the layout of capset(2), version 3.
+    if unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr()) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: this option takes numbers only.
+    let result =
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(number), 0, 0) };
+    check(result).map(drop)
+}

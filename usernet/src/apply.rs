@@ -1,0 +1,750 @@
+//! The verdict meets the kernel: claim, make, look again.
+//!
+//! A NIC is claimed in the ledger before it is made, so that a call which is killed leaves at worst one claim too many
+//! until the next call. What a pot holds is what the ledger says together with what the kernel says, by the aliases and
+//! names of the links themselves, so that a link without a line counts as well.
+
+#![forbid(unsafe_code)]
+
+use crate::grants::Grants;
+use crate::label::Label;
+use crate::ledger::{Change, Claim, Entry, Store, change, charged, entries, peek};
+use crate::netlink::{Batch, Link, Mac, Netlink, Pair, Port, Reply};
+use crate::ovs;
+use crate::policy::{Charges, Choice, Line, Options, PATH, host_mac, peer_mac, stable_hash};
+use crate::request::{Attach, Delete, NO_BRIDGE, shown};
+use crate::status;
+use helper::caller::Caller;
+use helper::enter::{FullRoot, why_powerless};
+use helper::report::Failure;
+use nix::errno::Errno;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::ops::Range;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a full pot is watched for a NIC that is going away: after the last process of a network namespace has
+/// ended, its link lives on for 11 to 37 ms on an idle host.
+const DYING: Duration = Duration::from_millis(100);
+
+/// A NIC that has been made.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    /// What its alias says.
+    pub label: Label,
+    /// Name of the host end.
+    pub host: Vec<u8>,
+    /// Index of the host end.
+    pub host_index: u32,
+    /// Name of the peer.
+    pub peer: Vec<u8>,
+    /// Index of the peer in its network namespace.
+    pub peer_index: u32,
+    /// The number of the line that granted it.
+    pub line: u64,
+    /// Hardware address of the host end.
+    mac: Mac,
+    /// Whether the bridge is one of Open vSwitch.
+    ovs: bool,
+}
+
+impl Nic {
+    /// `NAME_IN_TARGET:IFINDEX_IN_TARGET:HOST_NAME:HOST_IFINDEX`.
+    #[must_use]
+    pub fn report(&self) -> Vec<u8> {
+        let (peer_index, host_index) = (self.peer_index.to_string(), self.host_index.to_string());
+        [self.peer.as_slice(), peer_index.as_bytes(), &self.host, host_index.as_bytes()].join(&b':')
+    }
+}
+
+/// What is known before anything is locked.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    caller: &'a Caller,
+    request: &'a Attach,
+    netns: &'a OwnedFd,
+    lines: Vec<Line>,
+    netlink: Netlink,
+    /// The bridge; `None` for `none`.
+    bridge: Option<Link>,
+    ovs: bool,
+}
+
+/// A NIC that is being made: the claim is written, the caller's lock is held.
+#[derive(Debug)]
+struct Claimed {
+    store: Store,
+    line: Line,
+    label: Label,
+    host: Vec<u8>,
+}
+
+/// What [`Plan::claim`] found.
+#[derive(Debug)]
+enum Outcome {
+    Claimed(Box<Claimed>),
+    /// Every pot is full: the NICs in them.
+    Full(Vec<Vec<u8>>),
+}
+
+impl<'a> Plan<'a> {
+    /// Finds the lines that grant, and the bridge.
+    ///
+    /// # Errors
+    /// No grant, no bridge, or an option that the kernel cannot do; in words.
+    pub fn new(caller: &'a Caller, grants: &Grants, request: &'a Attach, netns: &'a OwnedFd) -> Result<Self, Failure> {
+        let lines = grants.on(&request.bridge)?;
+        let mut netlink = Netlink::open().map_err(|error| system("open a netlink socket", error))?;
+        let (mut bridge, mut ovs) = (None, false);
+        if request.bridge != NO_BRIDGE {
+            let link = find_bridge(&mut netlink, &request.bridge)?;
+            ovs = link.kind != b"bridge";
+            bridge = Some(link);
+        }
+        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs };
+        for line in &plan.lines {
+            plan.can_do(line)?;
+        }
+        Ok(plan)
+    }
+
+    /// Whether the bridge can do what a line's options ask for, as far as it can be told beforehand.
+    fn can_do(&self, line: &Line) -> Result<(), Failure> {
+        let Ok((_, options)) = &line.grant else { return Ok(()) };
+        let needs_port = options.isolated || options.locked || options.vid.is_some();
+        let native = self.bridge.is_some() && !self.ovs;
+        let why = if needs_port && !native {
+            "isolated, locked and vid are properties of a port of a Linux bridge".to_owned()
+        } else if options.vid.is_some() && self.bridge.as_ref().and_then(|b| b.vlan_filtering).is_none_or(|(on, _)| !on)
+        {
+            let name = shown(&self.request.bridge);
+            format!("vid needs VLAN filtering on the bridge: ip link set {name} type bridge vlan_filtering 1")
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(format!("{PATH}:{}: {why}", line.number)).status(status::CONFIG))
+    }
+
+    /// Says what would be done, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Plan::attach`].
+    pub fn check(mut self) -> Result<String, Failure> {
+        let root = FullRoot::begin(self.caller)?;
+        let content = peek(&root)?;
+        drop(root);
+        let links = self.dump()?;
+        let (charges, _) = self.tally(&content, &links, &[])?;
+        let Choice { line, used, .. } = charges.choose(&self.lines);
+        let Some(line) = line else { return Err(self.full(&charges)) };
+        let count = line.grant.as_ref().map_or(0, |(count, _)| *count);
+        let warning = match (&line.grant, &self.bridge) {
+            (Ok((_, options)), Some(bridge)) if options.mtu.is_some_and(|mtu| mtu < bridge.mtu) => {
+                "; a bridge whose own MTU was never set follows down to the lowest of its ports"
+            }
+            _ => "",
+        };
+        Ok(format!(
+            "a veth on {} would be made: {PATH}:{} grants {} {count}, of which {used} in use{warning}",
+            shown(&self.request.bridge),
+            line.number,
+            shown(&line.pot),
+        ))
+    }
+
+    /// Makes the NIC.
+    ///
+    /// # Errors
+    /// In words; nothing is left then but, when the call is killed or the ledger is stuck, a claim that the next call
+    /// takes away.
+    pub fn attach(mut self) -> Result<Nic, Failure> {
+        let mut claimed = self.claim_in_time()?;
+        // From here on nothing may fail without the link and then the claim being taken away.
+        let mac = host_mac(self.hash(&claimed.line, &[&self.request.nic, b"@host".as_slice()].concat()));
+        let made = self.make(&claimed, mac);
+        let ours = entry(&claimed.label, &claimed.host);
+        // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
+        let _ = match made {
+            Ok(_) => write_again(self.caller, &mut claimed.store, &ours),
+            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours),
+            Err(_) => Ok(()),
+        };
+        made
+    }
+
+    /// Claims, and when every pot is full, watches for a while whether a NIC goes away. No lock is held meanwhile.
+    fn claim_in_time(&mut self) -> Result<Box<Claimed>, Failure> {
+        let mut watch: Option<(Netlink, Instant)> = None;
+        loop {
+            let names = match self.claim()? {
+                Outcome::Claimed(claimed) => return Ok(claimed),
+                Outcome::Full(names) => names,
+            };
+            let now = Instant::now();
+            match &mut watch {
+                // One more look, or a NIC that went before the listening began would be waited for in vain.
+                None => {
+                    let listener = Netlink::listen().map_err(|error| system("open a netlink socket", error))?;
+                    watch = Some((listener, now.checked_add(DYING).unwrap_or(now)));
+                }
+                Some((listener, end)) if now < *end => listener.wait_for_deletion(&names, *end),
+                Some(_) => {
+                    let mut charges = Charges::default();
+                    names.iter().for_each(|name| charges.add(b"", name));
+                    return Err(self.full(&charges));
+                }
+            }
+        }
+    }
+
+    fn full(&self, charges: &Charges) -> Failure {
+        let bridge = shown(&self.request.bridge);
+        let lines: Vec<_> = self
+            .lines
+            .iter()
+            .filter_map(|line| {
+                Some(format!("{} {} (line {})", shown(&line.pot), line.grant.as_ref().ok()?.0, line.number))
+            })
+            .collect();
+        let used: usize = charges.pots.values().map(BTreeSet::len).sum::<usize>().saturating_add(charges.strays.len());
+        Failure::new(format!(
+            "Quota reached: {used} NICs on {bridge} are in use, and {PATH} grants {}: stop a container, or see usernet list",
+            lines.join(", ")
+        ))
+        .status(status::LATER)
+    }
+
+    /// One try: under the caller's lock, and for a moment under the ledger's.
+    fn claim(&mut self) -> Result<Outcome, Failure> {
+        // A pot of a group is shared, and so is a pool of addresses: there the claims of other users count.
+        let shared = self.lines.iter().any(|line| {
+            line.pot.first() == Some(&b'@') || line.grant.as_ref().is_ok_and(|(_, options)| options.pool.is_some())
+        });
+        let mut root = FullRoot::begin(self.caller)?;
+        let mut store = Store::open(self.caller, &root)?;
+        if !store.lock_own(true)? {
+            drop(root);
+            store.lock_own(false)?;
+            root = FullRoot::begin(self.caller)?;
+        }
+        // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
+        // shared pot, whose other users it must not have moved on without.
+        let before = if shared { None } else { Some(self.dump()?) };
+        let locked = store.lock_ledger(&root)?;
+        let result = self.decide(&store, &root, before, shared, locked);
+        if locked {
+            store.unlock_ledger();
+        }
+        drop(root);
+        Ok(match result? {
+            Ok((line, label, host)) => Outcome::Claimed(Box::new(Claimed { store, line, label, host })),
+            Err(names) => Outcome::Full(names),
+        })
+    }
+
+    /// Counts, chooses, and writes the claim. Without the ledger's lock (its holder is stopped) nothing is written to
+    /// the ledger: the claim in the caller's own file and then the alias stand for the line. Of two such users of a
+    /// shared pot each has written his claim before he reads the other's, so that at least one counts both.
+    #[expect(clippy::type_complexity, reason = "what Outcome carries, before the store is put to it")]
+    fn decide(
+        &mut self,
+        store: &Store,
+        root: &FullRoot,
+        before: Option<Vec<Link>>,
+        shared: bool,
+        locked: bool,
+    ) -> Result<Result<(Line, Label, Vec<u8>), Vec<Vec<u8>>>, Failure> {
+        let host = host_name(self.caller.uid);
+        let blank = Label { pot: vec![b'?'], bridge: self.request.bridge.clone(), ..Label::default() };
+        let mut claims = if shared { store.claims(root)? } else { Vec::new() };
+        if shared && !locked {
+            for line in &self.lines {
+                let label = Label { pot: line.pot.clone(), ..blank.clone() };
+                store.claim(Some((&entry(&label, &host), b"")))?;
+                claims.extend(store.claims(root)?.into_iter().filter(|claim| claim.nic != host));
+            }
+        }
+        let links = match before {
+            Some(links) => links,
+            None => self.dump()?,
+        };
+        let content = store.read()?;
+        let (charges, dead) = self.tally(&content, &links, &claims)?;
+        let choice = charges.choose(&self.lines);
+        let mut lines = self.missing(&content, &charges, &choice);
+        let label = choice.line.map(|line| self.label(line, &links, &claims)).transpose();
+        let mut chosen = None;
+        match (choice.line, label) {
+            (Some(line), Ok(Some(label))) => {
+                store.claim(Some((&entry(&label, &host), &label.addr)))?;
+                lines.push(entry(&label, &host).line());
+                chosen = Some((line.clone(), label, host));
+            }
+            (_, refused) => {
+                store.claim(None)?;
+                refused?;
+            }
+        }
+        if locked && !(lines.is_empty() && dead.is_empty()) {
+            let applied = store.apply(&change(&content, &dead, &lines));
+            // A ledger that cannot be tidied is no reason to refuse; one that does not take the claim is.
+            if chosen.is_some() {
+                applied?;
+            }
+        }
+        Ok(chosen.ok_or_else(|| charges.pots.into_values().flatten().chain(charges.strays).collect()))
+    }
+
+    /// Lines for NICs that the kernel knows and the ledger does not.
+    fn missing(&self, content: &[u8], charges: &Charges, choice: &Choice<'_>) -> Vec<Vec<u8>> {
+        let known: BTreeSet<(&[u8], &[u8])> = entries(content).filter_map(|(_, e)| e.map(|e| (e.pot, e.nic))).collect();
+        let of_pots = charges.pots.iter().flat_map(|(pot, nics)| nics.iter().map(move |nic| (pot, nic)));
+        of_pots
+            .chain(choice.strays.iter().map(|(pot, nic)| (pot, nic)))
+            .filter(|(pot, nic)| !known.contains(&(pot.as_slice(), nic.as_slice())))
+            .map(|(pot, nic)| Entry { pot, kind: b"veth", bridge: &self.request.bridge, nic }.line())
+            .collect()
+    }
+
+    /// The veths that can be charged on this bridge: its ports, or where the kernel knows no such ports, all.
+    fn dump(&mut self) -> Result<Vec<Link>, Failure> {
+        let master = self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index);
+        self.netlink.veths(master).map_err(|error| system("dump the links", error))
+    }
+
+    /// What is charged on this bridge to the pots of the caller's lines, and which lines of the ledger are dead.
+    fn tally(
+        &mut self,
+        content: &[u8],
+        links: &[Link],
+        claims: &[Claim],
+    ) -> Result<(Charges, Vec<Range<usize>>), Failure> {
+        let bridge = &self.request.bridge;
+        let pots: BTreeSet<&[u8]> = self.lines.iter().map(|line| line.pot.as_slice()).collect();
+        let (mut charges, mut dead) = (Charges::default(), Vec::new());
+        let there: BTreeSet<&[u8]> = links.iter().map(|link| link.name.as_slice()).collect();
+        // Links that say themselves what they are charged to, and of these the ones that are charged here.
+        let (mut labelled, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        for link in links {
+            let Some(label) = Label::parse(&link.alias).filter(|label| !label.pot.is_empty()) else { continue };
+            labelled.insert(link.name.as_slice());
+            if label.bridge == *bridge && pots.contains(label.pot.as_slice()) {
+                charges.add(&label.pot, &link.name);
+                seen.insert(link.name.as_slice());
+            }
+        }
+        let listed = charged(content, bridge, &pots);
+        let claimed: Vec<&Claim> =
+            claims.iter().filter(|c| c.bridge == *bridge && pots.contains(c.pot.as_slice())).collect();
+        let unsure: Vec<&[u8]> = listed
+            .iter()
+            .map(|(_, entry)| entry.nic)
+            .chain(claimed.iter().map(|claim| claim.nic.as_slice()))
+            .filter(|nic| !there.contains(nic))
+            .collect();
+        let alive = self.alive(&unsure)?;
+        for (range, entry) in &listed {
+            let claimed = claimed.iter().any(|claim| claim.alive && claim.nic == entry.nic);
+            if labelled.contains(entry.nic) && !seen.contains(entry.nic) {
+                // The link itself says otherwise.
+                dead.push(range.clone());
+            } else if there.contains(entry.nic) || alive.contains(entry.nic) || claimed {
+                charges.add(entry.pot, entry.nic);
+            } else {
+                dead.push(range.clone());
+            }
+        }
+        for claim in &claimed {
+            if claim.alive || there.contains(claim.nic.as_slice()) || alive.contains(claim.nic.as_slice()) {
+                charges.add(&claim.pot, &claim.nic);
+            }
+        }
+        // Links that carry the caller's uid but no pot: the original's, or one whose maker was killed before it had its
+        // alias, or one whose pot has too long a name for an alias.
+        let master = self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index);
+        for link in links.iter().filter(|link| !labelled.contains(link.name.as_slice())) {
+            let recorded = charges.pots.values().any(|nics| nics.contains(&link.name));
+            let named = master == Some(link.master) && uid_in(&link.name) == Some(self.caller.uid);
+            let label = Label::parse(&link.alias).filter(|l| l.uid == self.caller.uid && l.bridge == *bridge);
+            if !recorded && (named || label.is_some()) {
+                charges.strays.insert(link.name.clone());
+            }
+        }
+        Ok((charges, dead))
+    }
+
+    /// Which of these links exist, wherever they are.
+    fn alive<'n>(&mut self, names: &[&'n [u8]]) -> Result<BTreeSet<&'n [u8]>, Failure> {
+        let mut alive = BTreeSet::new();
+        // So many answers fit into a socket's buffer.
+        for names in names.chunks(32) {
+            let names: Vec<&[u8]> = names.iter().copied().filter(|name| crate::policy::is_link_name(name)).collect();
+            let mut batch = Batch::default();
+            names.iter().for_each(|name| batch.get_by_name(name));
+            let answers = self.netlink.ask(&batch).map_err(|error| system("look links up", error))?;
+            alive.extend(names.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(name, _)| *name));
+        }
+        Ok(alive)
+    }
+
+    /// What the alias will say.
+    fn label(&self, line: &Line, links: &[Link], claims: &[Claim]) -> Result<Label, Failure> {
+        let mut label = Label {
+            uid: self.caller.uid,
+            pot: line.pot.clone(),
+            bridge: self.request.bridge.clone(),
+            nic: self.request.nic.clone(),
+            addr: Vec::new(),
+            container: self.request.container.clone(),
+        };
+        if let Ok((_, Options { pool: Some(pool), .. })) = &line.grant {
+            let mut taken: BTreeSet<Vec<u8>> =
+                links.iter().filter_map(|l| Label::parse(&l.alias)).map(|l| l.addr).collect();
+            taken.extend(claims.iter().filter(|claim| claim.alive).map(|claim| claim.addr.clone()));
+            let hash = stable_hash(self.caller.uid, &label.container, &label.nic);
+            label.addr = pool.address(hash, &taken).map(String::into_bytes).ok_or_else(|| {
+                let why = format!(
+                    "{PATH}:{}: every address of its addr= is in use: stop a container, or see usernet list",
+                    line.number
+                );
+                Failure::new(why).status(status::LATER)
+            })?;
+        }
+        Ok(label)
+    }
+
+    /// What hardware addresses are made of: random, or the same for the same NIC.
+    fn hash(&self, line: &Line, nic: &[u8]) -> u64 {
+        match &line.grant {
+            Ok((_, options)) if options.stable_mac => stable_hash(self.caller.uid, &self.request.container, nic),
+            _ => RandomState::new().hash_one(0_u8),
+        }
+    }
+
+    fn make(&mut self, claimed: &Claimed, mac: Mac) -> Result<Nic, Failure> {
+        let request = self.request;
+        let options = claimed.line.grant.as_ref().map(|(_, options)| *options).unwrap_or_default();
+        let named = !request.nic.contains(&b'%');
+        let derived = (options.stable_mac && named).then(|| peer_mac(self.hash(&claimed.line, &request.nic)));
+        let pair = Pair {
+            host: &claimed.host,
+            host_mac: mac,
+            mtu: options.mtu.or(self.bridge.as_ref().map(|bridge| bridge.mtu)),
+            master: self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index),
+            peer: &request.nic,
+            peer_mac: request.mac.or(derived),
+            netns: self.netns.as_fd(),
+        };
+        let mut batch = Batch::default();
+        batch.create(&pair);
+        batch.get_by_name(&claimed.host);
+        let mut answers = self.netlink.ask(&batch).map_err(|error| system("make a veth", error))?.into_iter();
+        if let Some(Err(error)) = answers.next() {
+            return Err(self.explain(error, &claimed.host));
+        }
+        let Some(Ok(Reply::Link(host))) = answers.next() else {
+            return Err(Failure::new("look up the new veth: it is gone").status(status::SYSTEM));
+        };
+        let nic = Nic {
+            label: claimed.label.clone(),
+            host: claimed.host.clone(),
+            host_index: host.index,
+            peer: request.nic.clone(),
+            peer_index: host.peer,
+            line: claimed.line.number,
+            mac,
+            ovs: self.ovs,
+        };
+        self.finish(nic, &host, &claimed.line, &options, pair.peer_mac)
+    }
+
+    /// Reads the peer's name back, sets what cannot be set at creation, and brings the host end up.
+    fn finish(
+        &mut self,
+        mut nic: Nic,
+        host: &Link,
+        line: &Line,
+        options: &Options,
+        mut mac: Option<Mac>,
+    ) -> Result<Nic, Failure> {
+        let named = !self.request.nic.contains(&b'%');
+        if !named || (options.locked && mac.is_none()) {
+            let peer = self.netlink.ask_one(|batch| batch.get_by_index(host.peer, host.peer_nsid));
+            let peer = peer.ok().and_then(Reply::link).ok_or_else(|| {
+                Failure::new("look up the new veth in the target's network namespace: it is gone (or Linux is older than 4.16: give a name)")
+                    .status(status::SYSTEM)
+            })?;
+            nic.label.nic.clone_from(&peer.name);
+            nic.peer.clone_from(&peer.name);
+            if mac.is_none() && options.stable_mac {
+                let stable = peer_mac(self.hash(line, &peer.name));
+                self.netlink
+                    .ask_one(|batch| batch.set_mac(host.peer, host.peer_nsid, stable))
+                    .map_err(|error| system("set the hardware address of the new veth", error))?;
+                mac = Some(stable);
+            }
+            mac = mac.or(peer.mac);
+        }
+        let port = Port {
+            isolated: options.isolated,
+            locked_to: mac.filter(|_| options.locked),
+            vid: options.vid.zip(self.bridge.as_ref().and_then(|b| b.vlan_filtering).map(|(_, pvid)| pvid)),
+        };
+        let alias = nic.label.alias();
+        let plain = port == Port::default();
+        let mut batch = Batch::default();
+        batch.no_link_local_address(nic.host_index);
+        if plain {
+            batch.set_alias_and_up(nic.host_index, alias.as_bytes());
+        } else {
+            batch.set_port(nic.host_index, port);
+            batch.get_by_index(nic.host_index, None);
+        }
+        let answers = self.netlink.ask(&batch).map_err(|error| system("set up the new veth", error))?;
+        for (at, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Err(Errno::EAFNOSUPPORT) if at == 0 => {} // no IPv6
+                Err(error) => {
+                    let what = if plain { String::new() } else { format!(" as {PATH}:{} asks for", nic.line) };
+                    let text = format!("set up the new veth{what}: {}", error.desc());
+                    return Err(Failure::new(text).status(if plain { status::SYSTEM } else { status::UNAVAILABLE }));
+                }
+                Ok(reply) => {
+                    if let Some(link) = reply.link()
+                        && link.port != (port.isolated, port.locked_to.is_some())
+                    {
+                        return Err(Failure::new(format!(
+                            "{PATH}:{}: this kernel has no isolated (Linux 4.18) or no locked (Linux 5.18) bridge ports",
+                            nic.line
+                        ))
+                        .status(status::UNAVAILABLE));
+                    }
+                }
+            }
+        }
+        if !plain {
+            // Only now, so that nothing has passed the port before.
+            self.netlink
+                .ask_one(|batch| batch.set_alias_and_up(nic.host_index, alias.as_bytes()))
+                .map_err(|error| system("bring the new veth up", error))?;
+        }
+        if self.ovs {
+            ovs::run(self.caller, "add-port", &self.request.bridge, &nic.host)?;
+        }
+        Ok(nic)
+    }
+
+    fn explain(&mut self, error: Errno, host: &[u8]) -> Failure {
+        let (bridge, nic) = (shown(&self.request.bridge), shown(&self.request.nic));
+        match error {
+            Errno::EEXIST if self.netlink.find(host).is_ok_and(|link| link.is_some()) => {
+                Failure::new(format!("make a veth: the name {} has just been taken: try again", shown(host)))
+                    .status(status::LATER)
+            }
+            Errno::EEXIST => Failure::new(format!(
+                "make a veth: {nic} exists already in the target's network namespace: give another name"
+            ))
+            .status(status::NOT_PERMITTED),
+            Errno::EPERM => Failure::new(format!(
+                "make a veth: Operation not permitted: {}",
+                why_powerless(self.caller, caps::Capability::CAP_NET_ADMIN)
+            ))
+            .status(status::NOT_PERMITTED),
+            Errno::ENODEV => no_bridge(&self.request.bridge),
+            Errno::EXFULL => system(&format!("make {bridge} the bridge of the new veth: it has no port left"), error),
+            Errno::EOPNOTSUPP => {
+                Failure::new("make a veth: this kernel has no veth: modprobe veth").status(status::UNAVAILABLE)
+            }
+            error => system(&format!("make a veth {nic} on {bridge}"), error),
+        }
+    }
+}
+
+/// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
+/// holder of the lock may have kept us from writing it.
+fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>) -> Result<(), Failure> {
+    with_ledger(caller, store, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
+        true => Change::default(),
+        false => change(content, &[], &[ours.line()]),
+    })
+}
+
+/// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
+fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>) -> Result<(), Failure> {
+    with_ledger(caller, store, |content| {
+        let dead: Vec<_> = entries(content).filter(|(_, e)| *e == Some(*gone)).map(|(range, _)| range).collect();
+        if dead.is_empty() { Change::default() } else { change(content, &dead, &[]) }
+    })
+}
+
+/// Makes a change of the ledger under its lock; none when the lock cannot be had.
+fn with_ledger(caller: &Caller, store: &mut Store, decide: impl FnOnce(&[u8]) -> Change) -> Result<(), Failure> {
+    let root = FullRoot::begin(caller)?;
+    if !store.lock_ledger(&root)? {
+        return Ok(());
+    }
+    let done = store.read().and_then(|content| store.apply(&decide(&content)));
+    store.unlock_ledger();
+    done
+}
+
+/// Takes a NIC away that was made and could not be reported.
+pub fn undo(caller: &Caller, nic: &Nic) {
+    if nic.ovs {
+        let _ = ovs::run(caller, "del-port", &nic.label.bridge, &nic.host);
+    }
+    if remove(&nic.host, nic.mac) {
+        let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
+        if let Ok(mut store) = store {
+            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host));
+        }
+    }
+}
+
+/// Deletes a host end, known by its name and hardware address. `false`: it is still there.
+fn remove(host: &[u8], mac: Mac) -> bool {
+    const TRIES: usize = 3;
+    (0..TRIES).any(|_| {
+        let Ok(mut netlink) = Netlink::open() else { return false };
+        match netlink.find(host) {
+            Ok(Some(link)) if link.mac == Some(mac) => netlink.ask_one(|batch| batch.delete(link.index)).is_ok(),
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    })
+}
+
+/// Deletes NICs of the caller's between a bridge and a network namespace.
+///
+/// # Errors
+/// There is none, or it cannot be deleted; in words.
+pub fn delete(caller: &Caller, request: &Delete, netns: &OwnedFd) -> Result<(), Failure> {
+    let mut netlink = Netlink::open().map_err(|error| system("open a netlink socket", error))?;
+    let nsid = match netlink.ask_one(|batch| batch.get_nsid(netns.as_fd())) {
+        Ok(Reply::Nsid(number)) if number >= 0 => Some(number),
+        _ => None,
+    };
+    let ours = own_nics(caller, &mut netlink)?;
+    let wanted: Vec<_> = ours
+        .into_iter()
+        .filter(|(_, label)| label.bridge == request.bridge)
+        .filter(|(link, label)| match &request.nic {
+            Some(name) if link.name == *name => true,
+            Some(name) => label.nic == *name && nsid.is_some() && link.peer_nsid == nsid,
+            None => nsid.is_some() && link.peer_nsid == nsid,
+        })
+        .collect();
+    if wanted.is_empty() {
+        let nic = request.nic.as_deref().map_or_else(|| "any NIC".to_owned(), shown);
+        let why = format!("you have no such NIC: {nic} on {} (see usernet list)", shown(&request.bridge));
+        return Err(Failure::new(why).status(status::NOT_PERMITTED));
+    }
+    let ovs = request.bridge != NO_BRIDGE && find_bridge(&mut netlink, &request.bridge)?.kind != b"bridge";
+    wanted.iter().try_for_each(|(link, label)| delete_one(caller, &mut netlink, link, label, ovs))
+}
+
+/// Deletes the caller's NIC whose host end has this name.
+///
+/// # Errors
+/// As [`delete`].
+pub fn detach(caller: &Caller, nic: &[u8]) -> Result<(), Failure> {
+    let mut netlink = Netlink::open().map_err(|error| system("open a netlink socket", error))?;
+    let found = own_nics(caller, &mut netlink)?.into_iter().find(|(link, _)| link.name == nic);
+    let Some((link, label)) = found else {
+        let why = format!("you have no NIC with the host end {} (see usernet list)", shown(nic));
+        return Err(Failure::new(why).status(status::NOT_PERMITTED));
+    };
+    let ovs = label.bridge != NO_BRIDGE && link.master == 0 && !label.bridge.is_empty()
+        || find_bridge(&mut netlink, &label.bridge).is_ok_and(|bridge| bridge.kind != b"bridge");
+    delete_one(caller, &mut netlink, &link, &label, ovs)
+}
+
+fn delete_one(caller: &Caller, netlink: &mut Netlink, link: &Link, label: &Label, ovs: bool) -> Result<(), Failure> {
+    if ovs {
+        // As the original: the port goes, and the link with its network namespace.
+        return ovs::run(caller, "del-port", &label.bridge, &link.name);
+    }
+    match netlink.ask_one(|batch| batch.delete(link.index)) {
+        Ok(_) | Err(Errno::ENODEV) => {}
+        Err(error) => return Err(system(&format!("delete {}", shown(&link.name)), error)),
+    }
+    let root = FullRoot::begin(caller)?;
+    let mut store = Store::open(caller, &root)?;
+    drop(root);
+    drop_claim(caller, &mut store, &entry(label, &link.name))
+}
+
+/// The caller's NICs: those whose alias or name carries his uid; with what the ledger says where there is no alias.
+fn own_nics(caller: &Caller, netlink: &mut Netlink) -> Result<Vec<(Link, Label)>, Failure> {
+    let root = FullRoot::begin(caller)?;
+    let content = peek(&root)?;
+    drop(root);
+    let links = netlink.veths(None).map_err(|error| system("dump the links", error))?;
+    Ok(links
+        .into_iter()
+        .filter_map(|link| label_of(&link, &content).map(|label| (link, label)))
+        .filter(|(_, label)| label.uid == caller.uid)
+        .collect())
+}
+
+/// What the alias of a link says, or its name and the ledger; `None`: it is not one of these NICs.
+#[must_use]
+pub fn label_of(link: &Link, content: &[u8]) -> Option<Label> {
+    if let Some(label) = Label::parse(&link.alias) {
+        return Some(label);
+    }
+    let entry = entries(content).filter_map(|(_, entry)| entry).find(|entry| entry.nic == link.name);
+    let uid = uid_in(&link.name)?;
+    let (pot, bridge) = entry.map_or_else(Default::default, |e| (e.pot.to_vec(), e.bridge.to_vec()));
+    Some(Label { uid, pot, bridge, ..Label::default() })
+}
+
+fn find_bridge(netlink: &mut Netlink, name: &[u8]) -> Result<Link, Failure> {
+    let link = netlink.find(name).map_err(|error| system(&format!("look up {}", shown(name)), error))?;
+    let link = link.ok_or_else(|| no_bridge(name))?;
+    if link.kind != b"bridge" && ovs::program().is_none() {
+        let why = format!("{} is no bridge, and there is no ovs-vsctl for it to be one of Open vSwitch", shown(name));
+        return Err(Failure::new(why).status(status::CONFIG));
+    }
+    Ok(link)
+}
+
+fn no_bridge(name: &[u8]) -> Failure {
+    let name = shown(name);
+    let why = format!(
+        "there is no bridge {name}: an administrator can make it: ip link add {name} type bridge && ip link set {name} up"
+    );
+    Failure::new(why).status(status::CONFIG)
+}
+
+fn entry<'e>(label: &'e Label, host: &'e [u8]) -> Entry<'e> {
+    Entry { pot: &label.pot, kind: b"veth", bridge: &label.bridge, nic: host }
+}
+
+/// A fresh name for a host end, as the original forms it: `veth<uid>_XXXX`, or `vethXXXXXX` for uids whose digits do
+/// not fit and for root.
+fn host_name(uid: u32) -> Vec<u8> {
+    const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let (mut name, random) = match uid {
+        1..=65536 => (format!("veth{uid}_").into_bytes(), 4),
+        _ => (b"veth".to_vec(), 6),
+    };
+    let mut bits = RandomState::new().hash_one(1_u8);
+    for _ in 0..random {
+        name.push(LETTERS.get(usize::try_from(bits % 62).unwrap_or(0)).copied().unwrap_or(b'0'));
+        bits /= 62;
+    }
+    name
+}
+
+/// The uid in the name of a host end.
+fn uid_in(name: &[u8]) -> Option<u32> {
+    let (digits, rest) = core::str::from_utf8(name).ok()?.strip_prefix("veth")?.split_once('_')?;
+    let canonical = !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|_| canonical && rest.len() == 4)
+}
+
+fn system(what: &str, error: Errno) -> Failure {
+    Failure::new(format!("{what}: {}", error.desc())).status(status::SYSTEM)
+}
