@@ -415,7 +415,7 @@ fn read_programs() -> HashMap<String, Result<Vec<u8>, String>> {
         UnderTest::Theirs => PathBuf::from("/usr/bin"),
         UnderTest::Ours => helpers_dir(),
     };
-    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "spawn"]
+    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "spawn", "rootfs"]
         .into_iter()
         .map(|name| (name.to_owned(), read(&directory.join(name))))
         .collect();

@@ -34,6 +34,8 @@ pub struct Ids {
     uids: Vec<IdRange>,
     gids: Vec<IdRange>,
     root: (u32, u32),
+    /// The caller's own uid and gid, as they are outside.
+    own: (u32, u32),
 }
 
 impl Ids {
@@ -42,9 +44,10 @@ impl Ids {
     /// # Errors
     /// The map has no root.
     pub fn of(map: &Map) -> Result<Self> {
-        let mut ids = Self { uids: Vec::new(), gids: Vec::new(), root: map.root()? };
+        let own = (Uid::current().as_raw(), Gid::current().as_raw());
+        let mut ids = Self { uids: Vec::new(), gids: Vec::new(), root: map.root()?, own };
         ids.add(map);
-        ids.add(&Map::single(Uid::current().as_raw(), Gid::current().as_raw()));
+        ids.add(&Map::single(own.0, own.1));
         Ok(ids)
     }
 
@@ -72,7 +75,7 @@ impl Ids {
     /// Whether these are the caller's own two ids and no more: then no helper is needed.
     fn are_own(&self) -> bool {
         let own = |list: &[IdRange], id: u32| matches!(list, [one] if one.start() == id && one.count() == 1);
-        own(&self.uids, Uid::current().as_raw()) && own(&self.gids, Gid::current().as_raw())
+        self.own.0 != 0 && own(&self.uids, self.own.0) && own(&self.gids, self.own.1)
     }
 }
 
@@ -139,7 +142,7 @@ fn child<T: Serialize>(
 fn enter(ids: &Ids, parent: Pid, go: &mut File, answer: &mut File) -> Result<()> {
     die_with_parent(parent)?;
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(refused)?;
-    if ids.are_own() && !Uid::current().is_root() {
+    if ids.are_own() {
         let (uid, gid) = ids.root;
         write_file("/proc/self/setgroups", "deny")?;
         write_file("/proc/self/uid_map", &format!("{uid} {uid} 1\n"))?;
