@@ -736,7 +736,7 @@ impl View<'_> {
                 let node = Path::new(place).join(path.unwrap_or_default().trim_start_matches('/'));
                 if access(&node, AccessFlags::W_OK).is_err() {
                     let cause = format!(
-                        "this systemd needs a delegated node in {place}, and {} is not yours: it would freeze (\"Failed to create root cgroup hierarchy\")",
+                        "this systemd needs a delegated node of the cgroup v1 hierarchy name=systemd, and {} is not yours: it would freeze (\"Failed to create root cgroup hierarchy\")",
                         node.display()
                     );
                     found.warning("cgroup", cause, cure);

@@ -270,7 +270,11 @@ impl<'a> Unpacker<'a> {
                 }
                 // NAME_MAX (limits.h); the kernel would say so as well, but without the member.
                 _ if part.len() > 255 => {
-                    let text = format!("member \"{}\": a component of {} bytes, where the kernel takes 255", shown(name), part.len());
+                    let text = format!(
+                        "member \"{}\": a component of {} bytes, where the kernel takes 255",
+                        shown(name),
+                        part.len()
+                    );
                     return Err(Error::data(text));
                 }
                 _ if below.is_some() => {

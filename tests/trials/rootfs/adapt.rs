@@ -23,8 +23,17 @@ const LOGIN: &str = "#%PAM-1.0\nauth       include      system-auth\nsession    
 pub fn el6() -> Vec<Member> {
     let rc = "#!/bin/bash\n# in the shape of the real one\n/sbin/start_udev\necho banner\n";
     vec![
-        dir("./"), dir("etc"), dir("etc/init"), dir("etc/pam.d"), dir("etc/rc.d"), dir("etc/sysconfig"), dir("sbin"), dir("lib64"),
-        dir("var/run"), dir("proc"), dir("bin"),
+        dir("./"),
+        dir("etc"),
+        dir("etc/init"),
+        dir("etc/pam.d"),
+        dir("etc/rc.d"),
+        dir("etc/sysconfig"),
+        dir("sbin"),
+        dir("lib64"),
+        dir("var/run"),
+        dir("proc"),
+        dir("bin"),
         file("etc/redhat-release", "CentOS release 6.8 (Final)\n"),
         file("etc/rc.d/rc.sysinit", rc).mode(0o755),
         link("etc/rc.sysinit", "rc.d/rc.sysinit"),
@@ -39,13 +48,23 @@ pub fn el6() -> Vec<Member> {
         file("etc/sysconfig/init", "BOOTUP=color\nACTIVE_CONSOLES=/dev/tty[1-6]\nPROMPT=yes"),
         file("etc/sysconfig/udev", "# options of udevd\nUDEV_X=1\n").owner(0, 7).mode(0o600),
         file("etc/inittab", "id:3:initdefault:\n"),
-        file("etc/fstab", "UUID=0b2c3d4e-0000-4000-8000-000000000000 / ext4 defaults 1 1\nUUID=1b2c3d4e-0000-4000-8000-000000000000 swap swap defaults 0 0\n"),
-        file("etc/pam.d/login", LOGIN), file("etc/pam.d/sshd", LOGIN), file("etc/pam.d/remote", LOGIN.replace("session    required     pam_loginuid", "-session\trequired\tpam_loginuid")),
+        file(
+            "etc/fstab",
+            "UUID=0b2c3d4e-0000-4000-8000-000000000000 / ext4 defaults 1 1\nUUID=1b2c3d4e-0000-4000-8000-000000000000 swap swap defaults 0 0\n",
+        ),
+        file("etc/pam.d/login", LOGIN),
+        file("etc/pam.d/sshd", LOGIN),
+        file(
+            "etc/pam.d/remote",
+            LOGIN.replace("session    required     pam_loginuid", "-session\trequired\tpam_loginuid"),
+        ),
         file("etc/pam.d/other", "auth required pam_deny.so\n"),
-        link("etc/pam.d/system-auth", "system-auth-ac"), link("etc/pam.d/out", "/etc/passwd"),
+        link("etc/pam.d/system-auth", "system-auth-ac"),
+        link("etc/pam.d/out", "/etc/passwd"),
         file("sbin/init", elf("upstart 0.6.5 .conf .override")).mode(0o755),
         file("sbin/start_udev", "#!/bin/bash\n. /etc/sysconfig/udev\nwhile :; do sleep 1; done\n").mode(0o755),
-        file("sbin/mingetty", elf("mingetty")).mode(0o755), file("bin/bash", elf("bash")).mode(0o755),
+        file("sbin/mingetty", elf("mingetty")).mode(0o755),
+        file("bin/bash", elf("bash")).mode(0o755),
         file("lib64/libc-2.12.so", ""),
     ]
 }
@@ -53,8 +72,14 @@ pub fn el6() -> Vec<Member> {
 /// CentOS 7 in shape.
 pub fn el7() -> Vec<Member> {
     vec![
-        dir("./"), dir("etc/systemd/system"), dir("etc/pam.d"), dir("usr/lib/systemd"), dir("usr/share/doc/systemd-219"), dir("usr/sbin"),
-        link("sbin", "usr/sbin"), link("lib", "usr/lib"),
+        dir("./"),
+        dir("etc/systemd/system"),
+        dir("etc/pam.d"),
+        dir("usr/lib/systemd"),
+        dir("usr/share/doc/systemd-219"),
+        dir("usr/sbin"),
+        link("sbin", "usr/sbin"),
+        link("lib", "usr/lib"),
         file("etc/redhat-release", "CentOS Linux release 7.7.1908 (Core)\n"),
         file("etc/os-release", "ID=\"centos\"\nVERSION_ID=\"7\"\n"),
         file("etc/fstab", "/dev/mapper/centos-root / xfs defaults 0 0\n"),
@@ -89,7 +114,10 @@ fn centos_6(world: &mut World) {
     let done = good(world, &["adapt", "c6"]);
     assert_eq!(dry.out(), done.out(), "a dry run shows what is done");
     // 1
-    assert!(read("c6", "etc/sysconfig/udev").starts_with("# options of udevd\nUDEV_X=1\n# userns-helpers begin: the spawner"));
+    assert!(
+        read("c6", "etc/sysconfig/udev")
+            .starts_with("# options of udevd\nUDEV_X=1\n# userns-helpers begin: the spawner")
+    );
     assert_eq!(mode_of(&tree("c6").join("etc/sysconfig/udev")), 0o600);
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(tree("c6").join("etc/sysconfig/udev")).expect("udev").gid(), BASE + 7);
@@ -97,7 +125,10 @@ fn centos_6(world: &mut World) {
     assert!(read("c6", "etc/init/tty.override").ends_with("exec /sbin/mingetty --nohangup $TTY\n"));
     // 3
     let init = read("c6", "etc/sysconfig/init");
-    assert!(init.contains("PROMPT=yes\n# userns") && init.ends_with("ACTIVE_CONSOLES=/dev/console\nPROMPT=no\n# userns-helpers end\n"));
+    assert!(
+        init.contains("PROMPT=yes\n# userns")
+            && init.ends_with("ACTIVE_CONSOLES=/dev/console\nPROMPT=no\n# userns-helpers end\n")
+    );
     // 4
     assert!(read("c6", "etc/init/power-status-changed.conf").contains("exec /sbin/shutdown -h now"));
     // 5
@@ -173,7 +204,10 @@ fn centos_7(world: &mut World) {
     let before = without_times("c7");
     good(world, &["adapt", "c7"]);
     for unit in ["dev-hugepages.mount", "sys-fs-fuse-connections.mount"] {
-        assert_eq!(fs::read_link(tree("c7").join("etc/systemd/system").join(unit)).expect("link"), Path::new("/dev/null"));
+        assert_eq!(
+            fs::read_link(tree("c7").join("etc/systemd/system").join(unit)).expect("link"),
+            Path::new("/dev/null")
+        );
     }
     assert!(read("c7", "etc/pam.d/login").contains("optional     pam_loginuid.so"));
     assert!(!tree("c7").join("etc/fstab").exists());
@@ -186,10 +220,17 @@ fn hostile_guest(world: &mut World) {
     // Every path that is written leads out, as the guest's links have it.
     let victim = write("/home/alice/victim/file", "outside");
     let mut members = el6();
-    members.retain(|member| !member.name.starts_with(b"etc/sysconfig") && !member.name.starts_with(b"etc/init") && member.name != b"etc/fstab");
+    members.retain(|member| {
+        !member.name.starts_with(b"etc/sysconfig")
+            && !member.name.starts_with(b"etc/init")
+            && member.name != b"etc/fstab"
+    });
     members.extend([
-        link("etc/sysconfig", "/home/alice/victim"), link("etc/fstab", "/home/alice/victim/file"), dir("etc/init"),
-        file("etc/init/rcS.conf", "start on startup\n"), link("etc/init/tty.conf", "../../../../../../home/alice/victim/file"),
+        link("etc/sysconfig", "/home/alice/victim"),
+        link("etc/fstab", "/home/alice/victim/file"),
+        dir("etc/init"),
+        file("etc/init/rcS.conf", "start on startup\n"),
+        link("etc/init/tty.conf", "../../../../../../home/alice/victim/file"),
         link("etc/init/power-status-changed.conf", "/home/alice/victim/made"),
     ]);
     import(world, "h", &members);

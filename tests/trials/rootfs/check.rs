@@ -21,7 +21,11 @@ fn found(outcome: &Outcome, name: &str, words: &[&str]) {
     let text = outcome.out();
     let marker = format!(": {name}: ");
     let line = text.lines().find(|line| line.contains(&marker) && words.iter().all(|word| line.contains(word)));
-    assert!(line.is_some_and(|line| line.contains("; cure: ")), "no \"{name}\" with {words:?} in:\n{text}{}", outcome.text());
+    assert!(
+        line.is_some_and(|line| line.contains("; cure: ")),
+        "no \"{name}\" with {words:?} in:\n{text}{}",
+        outcome.text()
+    );
 }
 
 #[track_caller]
@@ -84,9 +88,19 @@ fn row_14_user_namespaces(world: &mut World) {
     let _ = crate::fixture::rootfs(world, &[]);
     // The setting belongs to the user namespace: a nested one keeps the host's as it is.
     let call = crate::fixture::rootfs(world, &["check"]).as_root(|| {
+        let (read, write_end) = tests::sys::pipe().expect("pipe");
+        let me = nix::unistd::getpid();
+        let helper = tests::sys::fork(move || {
+            let _ = nix::unistd::read(&read, &mut [0]);
+            for map in ["uid_map", "gid_map"] {
+                fs::write(format!("/proc/{me}/{map}"), "0 0 4294967295\n").expect("map");
+            }
+            0
+        });
+        let helper = helper.expect("fork");
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).expect("unshare");
-        fs::write("/proc/self/uid_map", "0 0 4294967295\n").expect("map");
-        fs::write("/proc/self/gid_map", "0 0 4294967295\n").expect("map");
+        nix::unistd::write(&write_end, b"g").expect("go");
+        tests::sys::wait(helper, 0).expect("wait");
         fs::write("/proc/sys/user/max_user_namespaces", "0").expect("sysctl");
     });
     let outcome = call.run(world);
@@ -104,7 +118,8 @@ fn rows_12_and_22_owner(world: &mut World) {
     let outcome = check(world, &["c"]);
     outcome.assert_code(78, "one file");
     found(&outcome, "owner", &["1 files", "/etc/pam.d/other", "0:100000:65536"]);
-    as_root(world, &["shift", "-q", "--user", "alice", &tree("c").to_string_lossy(), "--from", "b:0:0:65536"]).assert_silent("the cure");
+    as_root(world, &["shift", "-q", "--user", "alice", &tree("c").to_string_lossy(), "--from", "b:0:0:65536"])
+        .assert_silent("the cure");
     not_found(&check(world, &["c"]), "owner");
     // The whole tree: real root's, the caller's, another range.
     for (uid, gid) in [(0, 0), (ALICE.uid, ALICE.gid), (300_000, 300_000)] {
@@ -146,9 +161,14 @@ fn rows_23_to_29_the_articles_final_state(world: &mut World) {
         file("etc/rc.d/rc.sysinit", "\n").mode(0o755),
         file("etc/sysconfig/init", "ACTIVE_CONSOLES=\n"),
         file("etc/mtab", "/dev/mapper/centos-root / xfs rw 0 0\n/dev/sda1 /boot xfs rw 0 0\n"),
-        dir("selinux"), file("selinux/enforce", "0"),
-        dir("etc/rc.d/init.d"), file("etc/rc.d/init.d/network", "#!/bin/sh\n"), file("etc/rc.d/init.d/sshd", "#!/bin/sh\n"),
-        dir("etc/rc.d/rc3.d"), link("etc/rc.d/rc3.d/K90network", "../init.d/network"), link("etc/rc.d/rc3.d/S55sshd", "../init.d/sshd"),
+        dir("selinux"),
+        file("selinux/enforce", "0"),
+        dir("etc/rc.d/init.d"),
+        file("etc/rc.d/init.d/network", "#!/bin/sh\n"),
+        file("etc/rc.d/init.d/sshd", "#!/bin/sh\n"),
+        dir("etc/rc.d/rc3.d"),
+        link("etc/rc.d/rc3.d/K90network", "../init.d/network"),
+        link("etc/rc.d/rc3.d/S55sshd", "../init.d/sshd"),
         file("etc/init/lxc-sysinit.conf", "start on startup\n"),
         file("etc/rsyslog.conf", "$ModLoad imuxsock\n$ModLoad imklog\n"),
     ]);
@@ -201,7 +221,11 @@ fn row_31_shared_network(world: &mut World) {
 }
 
 fn what_cannot_start(world: &mut World) {
-    import(world, "none", &[dir("./"), dir("etc"), file("etc/redhat-release", "CentOS release 6.9 (Final)\n"), file("bin/sh", elf(""))]);
+    import(
+        world,
+        "none",
+        &[dir("./"), dir("etc"), file("etc/redhat-release", "CentOS release 6.9 (Final)\n"), file("bin/sh", elf(""))],
+    );
     found(&check(world, &["none"]), "no-init", &["upstart", "vault"]);
     let mut foreign = elf("");
     foreign[18] = 8;
@@ -242,13 +266,31 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("article, row 1: keys of old LXC are met with their new names", row_1_old_keys),
         Trial::once("article, rows 2 and 4: a missing bridge, grant or quota is named", rows_2_and_4_bridge_and_grant),
         Trial::once("article, row 3: missing subordinate ids are told with the line to add", row_3_subordinate_ids),
-        Trial::once("article, row 14: user namespaces that are switched off are named by their setting", row_14_user_namespaces),
-        Trial::once("article, rows 12 and 22: files of other ids are found before a start, and the cure cures", rows_12_and_22_owner),
-        Trial::once("article, rows 17 and 18: closed directories are no obstacle, open ones are told", rows_17_and_18_directories),
+        Trial::once(
+            "article, row 14: user namespaces that are switched off are named by their setting",
+            row_14_user_namespaces,
+        ),
+        Trial::once(
+            "article, rows 12 and 22: files of other ids are found before a start, and the cure cures",
+            rows_12_and_22_owner,
+        ),
+        Trial::once(
+            "article, rows 17 and 18: closed directories are no obstacle, open ones are told",
+            rows_17_and_18_directories,
+        ),
         Trial::once("article, row 20: systemd 219 without a delegated hierarchy is told", row_20_systemd_219),
-        Trial::once("article, rows 23 and 26 to 29: each oddity of the article's final state is told", rows_23_to_29_the_articles_final_state),
-        Trial::once("article, row 24: a boot that would hang is told, and adapt cures it", row_24_start_udev_and_the_rest_of_el6),
-        Trial::once("article, row 31: an upstart guest without a network namespace of its own is refused", row_31_shared_network),
+        Trial::once(
+            "article, rows 23 and 26 to 29: each oddity of the article's final state is told",
+            rows_23_to_29_the_articles_final_state,
+        ),
+        Trial::once(
+            "article, row 24: a boot that would hang is told, and adapt cures it",
+            row_24_start_udev_and_the_rest_of_el6,
+        ),
+        Trial::once(
+            "article, row 31: an upstart guest without a network namespace of its own is refused",
+            row_31_shared_network,
+        ),
         Trial::once("no init, a foreign architecture, nothing at all, nosuid and noexec are told", what_cannot_start),
         Trial::once("a helper without privilege is passed over", helpers),
     ]

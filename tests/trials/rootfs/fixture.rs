@@ -126,7 +126,16 @@ pub fn same(a: &BTreeMap<PathBuf, Entry>, b: &BTreeMap<PathBuf, Entry>, why: &st
         let (one, other) = (a.get(path), b.get(path));
         if one != other {
             let short = |entry: Option<&Entry>| {
-                entry.map(|e| format!("{:o} {:?} links {} mtime {:?} {} bytes", e.mode, e.owner, e.links, e.mtime, e.content.len()))
+                entry.map(|e| {
+                    format!(
+                        "{:o} {:?} links {} mtime {:?} {} bytes",
+                        e.mode,
+                        e.owner,
+                        e.links,
+                        e.mtime,
+                        e.content.len()
+                    )
+                })
             };
             differences.push(format!("{}: {:?} / {:?}", path.display(), short(one), short(other)));
         }
@@ -146,5 +155,6 @@ pub fn nothing_left(why: &str) {
 
 /// Mode bits of a file.
 pub fn mode_of(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode() & 0o7777
+    fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
+        & 0o7777
 }

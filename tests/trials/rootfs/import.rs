@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use tests::{ALICE, Trial, World};
 
-use crate::fixture::{BASE, CONTAINERS, good, mode_of, nothing_left, refused, rootfs, run, same, snapshot, tree, write};
+use crate::fixture::{
+    BASE, CONTAINERS, good, mode_of, nothing_left, refused, rootfs, run, same, snapshot, tree, write,
+};
 use crate::tar::{Member, archive, dir, file, hard, link, other};
 
 /// The standard output of a tool of the host's that is given `input`.
@@ -78,7 +80,10 @@ fn check_system(name: &str) {
     assert_eq!(owner("last"), (65535, 65535));
     let meta = |path: &str| fs::metadata(top.join(path)).expect(path);
     assert_eq!(meta("bin/su").ino(), meta("bin/hard").ino());
-    assert_eq!((meta("bin/su").mtime(), meta("bin").mtime(), meta("closed").mtime()), (1_000_000_000, 1_000_000_000, 1_000_000_000));
+    assert_eq!(
+        (meta("bin/su").mtime(), meta("bin").mtime(), meta("closed").mtime()),
+        (1_000_000_000, 1_000_000_000, 1_000_000_000)
+    );
     assert!(!top.join("dev/null").exists());
     let attribute = |path: &str, name: &str| {
         let out = Command::new("/usr/bin/getfattr").args(["--only-values", "-n", name]).arg(top.join(path)).output();
@@ -93,7 +98,9 @@ fn check_system(name: &str) {
 fn every_compression(world: &mut World) {
     world.needs_tool("/usr/bin/getfattr");
     let plain = archive(&system());
-    for (program, args) in [("cat", &[][..]), ("gzip", &["-c"]), ("xz", &["-0", "-c"]), ("zstd", &["-q", "-c"]), ("bzip2", &["-c"])] {
+    for (program, args) in
+        [("cat", &[][..]), ("gzip", &["-c"]), ("xz", &["-0", "-c"]), ("zstd", &["-q", "-c"]), ("bzip2", &["-c"])]
+    {
         // Found by content: the names say nothing.
         let path = write("/home/alice/image", filter(program, args, &plain));
         let outcome = good(world, &["import", &path.to_string_lossy(), "c"]);
@@ -154,13 +161,23 @@ impl Image {
         let layers: Vec<String> = self
             .stored
             .iter()
-            .map(|layer| format!("{{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar{}\",{}}}", self.compression, blob(layer)))
+            .map(|layer| {
+                format!(
+                    "{{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar{}\",{}}}",
+                    self.compression,
+                    blob(layer)
+                )
+            })
             .collect();
-        let manifest = format!("{{\"schemaVersion\":2,\"config\":{{\"mediaType\":\"x\",{config}}},\"layers\":[{}]}}", layers.join(","));
+        let manifest = format!(
+            "{{\"schemaVersion\":2,\"config\":{{\"mediaType\":\"x\",{config}}},\"layers\":[{}]}}",
+            layers.join(",")
+        );
         let mut entry = blob(manifest.as_bytes());
         if nested {
             let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-            let platform = |os: &str, arch: &str| format!("\"platform\":{{\"os\":\"{os}\",\"architecture\":\"{arch}\"}}");
+            let platform =
+                |os: &str, arch: &str| format!("\"platform\":{{\"os\":\"{os}\",\"architecture\":\"{arch}\"}}");
             let gone = format!("\"digest\":\"sha256:{}\",\"size\":1", "0".repeat(64));
             let inner = format!(
                 "{{\"schemaVersion\":2,\"manifests\":[{{{gone},{}}},{{{entry},{}}},{{{gone},{}}}]}}",
@@ -171,7 +188,10 @@ impl Image {
             entry = blob(inner.as_bytes());
         }
         let annotations = "\"annotations\":{\"org.opencontainers.image.ref.name\":\"latest\"}";
-        files.push(("index.json".to_owned(), format!("{{\"schemaVersion\":2,\"manifests\":[{{{entry},{annotations}}}]}}").into_bytes()));
+        files.push((
+            "index.json".to_owned(),
+            format!("{{\"schemaVersion\":2,\"manifests\":[{{{entry},{annotations}}}]}}").into_bytes(),
+        ));
         files
     }
 
@@ -188,7 +208,8 @@ impl Image {
             members.push(link(format!("id{digest}/layer.tar"), format!("../{digest}.tar")));
             layers.push(format!("\"id{digest}/layer.tar\""));
         }
-        let manifest = format!("[{{\"Config\":\"{name}\",\"RepoTags\":[\"x:latest\"],\"Layers\":[{}]}}]", layers.join(","));
+        let manifest =
+            format!("[{{\"Config\":\"{name}\",\"RepoTags\":[\"x:latest\"],\"Layers\":[{}]}}]", layers.join(","));
         members.push(file("manifest.json", manifest));
         members.push(file("repositories", "{}"));
         members
@@ -198,8 +219,10 @@ impl Image {
     fn docker_b(&self, nested: bool) -> Vec<Member> {
         let layout = self.layout(nested);
         let config = format!("blobs/sha256/{}", sha256(self.config().as_bytes()));
-        let layers: Vec<String> = self.stored.iter().map(|layer| format!("\"blobs/sha256/{}\"", sha256(layer))).collect();
-        let manifest = format!("[{{\"Config\":\"{config}\",\"RepoTags\":[\"x:latest\"],\"Layers\":[{}]}}]", layers.join(","));
+        let layers: Vec<String> =
+            self.stored.iter().map(|layer| format!("\"blobs/sha256/{}\"", sha256(layer))).collect();
+        let manifest =
+            format!("[{{\"Config\":\"{config}\",\"RepoTags\":[\"x:latest\"],\"Layers\":[{}]}}]", layers.join(","));
         let mut members = vec![dir("blobs"), dir("blobs/sha256")];
         members.extend(layout.into_iter().map(|(name, bytes)| file(name, bytes)));
         members.push(file("manifest.json", manifest));
@@ -210,16 +233,40 @@ impl Image {
 fn layered() -> [Vec<Member>; 3] {
     [
         vec![
-            dir("./"), dir("etc"), file("etc/keep", "1"), file("etc/gone", "1"), file("etc/changed", "1"),
-            dir("opaque"), file("opaque/lower", "1"), dir("opaque/sub"), file("opaque/sub/lower", "1"),
-            dir("whole"), file("whole/a", "1"), dir("both"), file("both/lower", "1"), link("usrlink", "etc"),
-            dir("totype"), file("totype/x", "1"), file("todir", "1"),
+            dir("./"),
+            dir("etc"),
+            file("etc/keep", "1"),
+            file("etc/gone", "1"),
+            file("etc/changed", "1"),
+            dir("opaque"),
+            file("opaque/lower", "1"),
+            dir("opaque/sub"),
+            file("opaque/sub/lower", "1"),
+            dir("whole"),
+            file("whole/a", "1"),
+            dir("both"),
+            file("both/lower", "1"),
+            link("usrlink", "etc"),
+            dir("totype"),
+            file("totype/x", "1"),
+            file("todir", "1"),
         ],
         vec![
-            file("etc/.wh.gone", ""), file("etc/changed", "2"), file("opaque/upper", "2"), file("opaque/.wh..wh..opq", ""),
-            file("opaque/later", "2"), dir("opaque/sub"), file("opaque/sub/upper", "2"), file(".wh.whole", ""),
-            file("both/upper", "2"), file(".wh.both", ""), file("usrlink/.wh.keep2", ""), file("etc/.wh..wh.aufs", ""),
-            file("totype", "2"), dir("todir"), file("todir/x", "2"),
+            file("etc/.wh.gone", ""),
+            file("etc/changed", "2"),
+            file("opaque/upper", "2"),
+            file("opaque/.wh..wh..opq", ""),
+            file("opaque/later", "2"),
+            dir("opaque/sub"),
+            file("opaque/sub/upper", "2"),
+            file(".wh.whole", ""),
+            file("both/upper", "2"),
+            file(".wh.both", ""),
+            file("usrlink/.wh.keep2", ""),
+            file("etc/.wh..wh.aufs", ""),
+            file("totype", "2"),
+            dir("todir"),
+            file("todir/x", "2"),
         ],
         vec![file("usrlink/third", "3"), file("etc/.wh.third", ""), file("etc/.wh.nothere", "")],
     ]
@@ -229,8 +276,22 @@ fn check_layered(name: &str) {
     let top = tree(name);
     let found: Vec<String> = snapshot(&top, &[]).keys().map(|path| path.to_string_lossy().into_owned()).collect();
     let wanted = [
-        "", "both", "both/upper", "etc", "etc/changed", "etc/keep", "etc/third", "opaque", "opaque/later", "opaque/sub",
-        "opaque/sub/upper", "opaque/upper", "todir", "todir/x", "totype", "usrlink",
+        "",
+        "both",
+        "both/upper",
+        "etc",
+        "etc/changed",
+        "etc/keep",
+        "etc/third",
+        "opaque",
+        "opaque/later",
+        "opaque/sub",
+        "opaque/sub/upper",
+        "opaque/upper",
+        "todir",
+        "todir/x",
+        "totype",
+        "usrlink",
     ];
     assert_eq!(found, wanted);
     let text = |path: &str| fs::read_to_string(top.join(path)).expect(path);
@@ -315,7 +376,13 @@ fn wrong_digests(world: &mut World) {
 }
 
 fn lxc_pair(world: &mut World) {
-    let rootfs = archive(&[dir("./"), dir("./etc"), file("./etc/hostname", "LXC_NAME\n"), link("./etc/out", "/etc/passwd"), dir("./sbin")]);
+    let rootfs = archive(&[
+        dir("./"),
+        dir("./etc"),
+        file("./etc/hostname", "LXC_NAME\n"),
+        link("./etc/out", "/etc/passwd"),
+        dir("./sbin"),
+    ]);
     let meta = archive(&[
         file("config", "lxc.arch = i386\nlxc.tty.max = 1\n"),
         file("config-user.3", "lxc.include = LXC_TEMPLATE_CONFIG/nowhere.conf\nlxc.tty.max = 4\nlxc.idmap = u 0 5 5\n"),
@@ -419,7 +486,8 @@ fn killed(world: &mut World) {
 }
 
 fn interrupted(world: &mut World) {
-    let members: Vec<Member> = std::iter::once(dir("./")).chain((0..4000).map(|at| file(format!("f{at}"), vec![b'x'; 3000]))).collect();
+    let members: Vec<Member> =
+        std::iter::once(dir("./")).chain((0..4000).map(|at| file(format!("f{at}"), vec![b'x'; 3000]))).collect();
     let image = write("/home/alice/big.tar", archive(&members));
     let call = rootfs(world, &["import", "-q", &image.to_string_lossy(), "c"]).start();
     while !tree(".c.partial").join("f10").exists() && !tree("c").exists() {
@@ -484,7 +552,11 @@ fn without_ids(world: &mut World) {
     let image = write("/home/alice/image.tar", archive(&system()));
     let image = image.to_string_lossy().into_owned();
     world.write("/etc/subgid", "");
-    refused(&run(world, &["import", "-q", &image, "c"]), 77, &["/etc/subgid grants alice nothing", "alice:START:65536"]);
+    refused(
+        &run(world, &["import", "-q", &image, "c"]),
+        77,
+        &["/etc/subgid grants alice nothing", "alice:START:65536"],
+    );
     nothing_left("no ids");
     // Her own id alone, when she says so: no helper, and a file of anybody else refused.
     refused(&run(world, &["import", "-q", &image, "c", "--map", "self"]), 65, &["outside the map uids 0:1001:1"]);
@@ -497,11 +569,14 @@ fn without_ids(world: &mut World) {
 fn sparse(world: &mut World) {
     let mut content = vec![0_u8; 8 << 20];
     content[4 << 20] = 1;
-    let image = write("/home/alice/image.tar", archive(&[
-        dir("./"),
-        file("zeros", &content),
-        file("map", "12345678").pax("GNU.sparse.size", (1_u64 << 30).to_string()).pax("GNU.sparse.map", "4096,8"),
-    ]));
+    let image = write(
+        "/home/alice/image.tar",
+        archive(&[
+            dir("./"),
+            file("zeros", &content),
+            file("map", "12345678").pax("GNU.sparse.size", (1_u64 << 30).to_string()).pax("GNU.sparse.map", "4096,8"),
+        ]),
+    );
     good(world, &["import", "-q", &image.to_string_lossy(), "c"]);
     let meta = |name: &str| fs::metadata(tree("c").join(name)).expect("there");
     assert_eq!((meta("zeros").len(), meta("map").len()), (8 << 20, 1 << 30));
@@ -527,9 +602,15 @@ fn as_root_for_alice(world: &mut World) {
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::once("every compression is found by content, and owners, modes and attributes are right", every_compression),
+        Trial::once(
+            "every compression is found by content, and owners, modes and attributes are right",
+            every_compression,
+        ),
         Trial::once("an archive may come through a pipe", from_a_pipe),
-        Trial::once("OCI layouts and the three docker archives give the same tree, whiteouts obeyed", images_of_every_kind),
+        Trial::once(
+            "OCI layouts and the three docker archives give the same tree, whiteouts obeyed",
+            images_of_every_kind,
+        ),
         Trial::once("a wrong digest is refused and leaves nothing behind", wrong_digests),
         Trial::once("an LXC image brings its configuration and templates", lxc_pair),
         Trial::once("import after export gives the same tree", a_tree_and_back),
@@ -537,7 +618,10 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("an import that is interrupted cleans up", interrupted),
         Trial::once("two imports of one name do not meet", locked),
         Trial::once("places and names that cannot hold a container are refused", places),
-        Trial::once("without subordinate ids the missing line is told, and one id is taken only on demand", without_ids),
+        Trial::once(
+            "without subordinate ids the missing line is told, and one id is taken only on demand",
+            without_ids,
+        ),
         Trial::once("zeros become holes, and holes stay holes", sparse),
         Trial::once("root imports for a user without any helper", as_root_for_alice),
     ]

@@ -75,7 +75,8 @@ fn by_root(world: &mut World) {
     assert!(shifted == snapshot(&top.join("rootfs"), &[]), "nothing is shifted twice");
     assert_eq!(fs::metadata("/etc/passwd").expect("passwd").uid(), passwd, "a link is not followed");
     // Back to the host's own ids.
-    as_root(world, &["shift", "-q", "--user", "alice", "--to", "identity", &top.to_string_lossy()]).assert_silent("back");
+    as_root(world, &["shift", "-q", "--user", "alice", "--to", "identity", &top.to_string_lossy()])
+        .assert_silent("back");
     assert_eq!(fs::metadata(top.join("rootfs/etc/f3")).expect("f3").uid(), 3);
 }
 
