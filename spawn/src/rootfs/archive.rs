@@ -479,12 +479,15 @@ fn padding(size: u64) -> u64 {
     size.checked_next_multiple_of(BLOCK as u64).map_or(0, |whole| whole.saturating_sub(size))
 }
 
+/// Keys and values of an extended header.
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The records of an extended header (pax(1)): `LENGTH KEY=VALUE\n`.
-fn records(text: &[u8]) -> core::result::Result<Vec<(Vec<u8>, Vec<u8>)>, &'static str> {
+fn records(text: &[u8]) -> core::result::Result<Records, &'static str> {
     const WRONG: &str = "a damaged extended header";
     let mut list = Vec::new();
     let mut rest = text;
-    // The crate splits values at newlines inside; its parser is used to read one record that is cut out by length.
+    // By hand: the tar crate's parser splits at newlines, which a value may hold.
     while !rest.is_empty() && rest.first() != Some(&0) {
         let blank = rest.iter().take(20).position(|byte| *byte == b' ').ok_or(WRONG)?;
         let digits = rest.get(..blank).unwrap_or_default();

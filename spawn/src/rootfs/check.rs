@@ -83,7 +83,7 @@ pub fn all(user: &User, what: Option<&Container>) -> Result<Vec<Finding>> {
     if let Some(what) = what {
         container(user, what, can_map, &mut found)?;
     }
-    found.0.sort_by(|a, b| b.severity.cmp(&a.severity));
+    found.0.sort_by_key(|finding| core::cmp::Reverse(finding.severity));
     Ok(found.0)
 }
 

@@ -201,7 +201,7 @@ fn make_partial(
                 let rootfs =
                     openat(&*lock, c"rootfs", walk::READ_DIRECTORY, Mode::empty()).map_err(at("open", shown_path()))?;
                 // A set-group-ID directory above gives its group, which may not be mapped; ours is.
-                let (owner, group) = (other.then(|| Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                let (owner, group) = (other.then_some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
                 for made in [lock.as_fd(), rootfs.as_fd()] {
                     fchown(made, owner, group).map_err(at("chown", shown_path()))?;
                 }
@@ -250,7 +250,6 @@ fn check_place(parent: &OwnedFd, path: &Path) -> Result<()> {
 
 /// The name of a file system on which chown(2) to subordinate ids does not work, by its magic number (statfs(2)).
 #[must_use]
-#[expect(clippy::unnecessary_cast, clippy::cast_lossless, reason = "the type differs between C libraries")]
 pub fn foreign_file_system(magic: impl Into<i128>) -> Option<&'static str> {
     match magic.into() & 0xffff_ffff {
         0x6969 => Some("NFS"),
@@ -321,7 +320,7 @@ fn open(request: &Request, map: &Map, packer: &mut Option<Packer>) -> Result<(Op
                 "standard input is a terminal: give a file, or pipe an archive in",
             ));
         }
-        let total = found.is_file().then(|| found.len());
+        let total = found.is_file().then_some(found.len());
         // A file whose position is not its start is read as a stream.
         return Ok((Opened::Stream { file, name: "standard input".into(), total, regular: false }, metadata));
     }
@@ -329,7 +328,7 @@ fn open(request: &Request, map: &Map, packer: &mut Option<Packer>) -> Result<(Op
     let (file, name) = open_file(path)?;
     let found = file.metadata().map_err(io_at("stat", path.display()))?;
     if !found.is_dir() {
-        let total = found.is_file().then(|| found.len());
+        let total = found.is_file().then_some(found.len());
         return Ok((Opened::Stream { file, name, total, regular: found.is_file() }, metadata));
     }
     let directory = OwnedFd::from(file);

@@ -200,7 +200,7 @@ fn supervise<T: DeserializeOwned>(ids: &Ids, child: Pid, mut answer: File, mut g
         }
         let _ = go.write_all(b"g");
     } else {
-        text.extend_from_slice(&first[..count]);
+        text.extend_from_slice(first.get(..count).unwrap_or_default());
     }
     drop(go);
     answer.read_to_end(&mut text).map_err(super::error::io_at("read from", "the child"))?;

@@ -41,7 +41,7 @@ impl Progress {
         let Some(bar) = &self.bar else { return };
         // The clock costs a little; not for each file.
         self.calls = self.calls.wrapping_add(1);
-        if self.calls % 16 == 0 && self.last.elapsed() >= PERIOD {
+        if self.calls.is_multiple_of(16) && self.last.elapsed() >= PERIOD {
             self.last = Instant::now();
             bar.set_message(format!("{files} files"));
             bar.set_position(self.bytes.load(Ordering::Relaxed));

@@ -200,7 +200,7 @@ fn read_record(path: &Path) -> Result<Option<Record>> {
     }
     // The last whole line counts: one that was cut off by a crash was not acted upon.
     let lines = text.split(|byte| *byte == b'\n');
-    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).last())
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).next_back())
 }
 
 /// An ordinary user may only shift from ids that are granted to him.
