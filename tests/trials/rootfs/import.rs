@@ -433,7 +433,7 @@ fn a_tree_and_back(world: &mut World) {
     assert_eq!((found.uid(), found.gid()), (BASE + 7, BASE + 8));
     // What she may not read stops the import.
     fs::write(top.join("etc/shadow"), "x").expect("file");
-    fs::set_permissions(top.join("etc/shadow"), std::os::unix::fs::PermissionsExt::from_mode(0)).expect("chmod");
+    fs::set_permissions(top.join("etc/shadow"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("chmod");
     refused(&run(world, &["import", "-q", "/home/tree", "h"]), 71, &["etc/shadow", "Permission denied"]);
     assert!(!Path::new(CONTAINERS).join("h").exists() && !Path::new(CONTAINERS).join(".h.partial").exists());
 }
@@ -600,8 +600,54 @@ fn as_root_for_alice(world: &mut World) {
     good(world, &["rm", "c"]);
 }
 
+/// skopeo turns what `rootfs export` wrote into each of its formats; every one of them imports as the same tree. umoci
+/// unpacks it as root, and what it then has is the same as well.
+fn by_skopeo_and_umoci(world: &mut World) {
+    world.needs_tool("/usr/bin/skopeo");
+    world.needs_tool("/usr/bin/umoci");
+    let image = write("/home/alice/image.tar", archive(&system()));
+    good(world, &["import", "-q", &image.to_string_lossy(), "c"]);
+    let first = snapshot(&tree("c"), &[]);
+    good(world, &["export", "c", "/home/alice/oci", "--format", "oci"]);
+    world.write("/etc/policy.json", "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}");
+    let tool = |program: &str, args: &[&str]| {
+        let output = Command::new(program)
+            .args(args)
+            .current_dir("/home/alice")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", "/root")
+            .env("TMPDIR", "/tmp")
+            .output()
+            .expect("start");
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let sources = ["oci-archive:a.tar", "docker-archive:b.tar:x:latest", "dir:d", "oci:e:latest"];
+    for (to, file) in sources.into_iter().zip(["a.tar", "b.tar", "d", "e"]) {
+        let mut words = vec!["--policy", "/etc/policy.json", "copy", "-q", "oci:oci:latest", to];
+        if file == "e" {
+            words.extend(["--dest-compress-format", "zstd"]);
+        }
+        tool("/usr/bin/skopeo", &words);
+        tool("/bin/chmod", &["-R", "a+rX", file]);
+        good(world, &["import", "-q", &format!("/home/alice/{file}"), "back"]);
+        same(&first, &snapshot(&tree("back"), &[]), to);
+        good(world, &["rm", "back"]);
+    }
+    tool("/usr/bin/umoci", &["unpack", "--image", "oci:latest", "/home/bundle"]);
+    let mut theirs = snapshot(Path::new("/home/bundle/rootfs"), &[]);
+    for entry in theirs.values_mut() {
+        entry.owner = (entry.owner.0 + BASE, entry.owner.1 + BASE);
+    }
+    same(&first, &theirs, "umoci");
+}
+
 pub fn trials() -> Vec<Trial> {
     vec![
+        Trial::once(
+            "skopeo's formats import as the same tree, and umoci unpacks what was exported",
+            by_skopeo_and_umoci,
+        ),
         Trial::once(
             "every compression is found by content, and owners, modes and attributes are right",
             every_compression,
