@@ -8,7 +8,7 @@ use crate::sys;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
@@ -69,7 +69,10 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| step("setrlimit RLIMIT_CORE", e))?;
     let hard = getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?.1;
-    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
+    // A hard limit can be undone only with CAP_SYS_RESOURCE, which a container's root may lack.
+    if !(alone && setrlimit(Resource::RLIMIT_FSIZE, RLIM_INFINITY, RLIM_INFINITY).is_ok()) {
+        setrlimit(Resource::RLIMIT_FSIZE, hard, hard).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
+    }
     sys::stop_timers().map_err(|e| step("setitimer", e))?;
     for (signal, ignore) in [(Signal::SIGPIPE, true), (Signal::SIGXFSZ, true), (Signal::SIGCHLD, false)] {
         sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;

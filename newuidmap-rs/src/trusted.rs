@@ -51,7 +51,7 @@ impl Trusted {
         for _ in 0..MAX_LINKS {
             match open(&at, flags, Mode::empty()) {
                 Ok(descriptor) => return Self::believe(File::from(descriptor), path),
-                Err(Errno::ELOOP) => at = roots_path(follow(&at)?)?,
+                Err(Errno::ELOOP) => at = roots_path(path, follow(path, &at)?)?,
                 Err(Errno::ENOENT) => return Err(Distrust::Missing),
                 Err(Errno::EACCES) => {
                     return Err(Distrust::Refused(format!(
@@ -134,52 +134,51 @@ impl Trusted {
     }
 }
 
-/// The path, when nobody but root can change what its directories mean: each must be root's and writable by root alone,
-/// or sticky; a symbolic link among them must be root's and is resolved the same way.
-fn roots_path(mut path: PathBuf) -> Result<PathBuf, Distrust> {
+/// Where the symbolic link `path` leads to, when nobody but root can change what the directories on the way mean: each
+/// must be root's and writable by root alone, or sticky; a symbolic link among them must be root's and is resolved the
+/// same way.
+fn roots_path(path: &str, mut to: PathBuf) -> Result<PathBuf, Distrust> {
     for _ in 0..MAX_LINKS {
-        let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let parent = to.parent().unwrap_or(Path::new("/")).to_owned();
         let mut prefix = PathBuf::new();
         let mut resolved = None;
         for component in parent.components() {
             prefix.push(component);
-            let shown = prefix.display();
-            let meta = std::fs::symlink_metadata(&prefix)
-                .map_err(|e| Distrust::Refused(format!("cannot stat {shown}: {}", reason(&e))))?;
+            let meta = std::fs::symlink_metadata(&prefix).map_err(|e| unfollowed(path, &prefix, &reason(&e)))?;
             if meta.file_type().is_symlink() {
-                let rest = path.strip_prefix(&prefix).unwrap_or(&path).to_owned();
-                resolved = Some(follow(&prefix)?.join(rest));
+                let rest = to.strip_prefix(&prefix).unwrap_or(&to).to_owned();
+                resolved = Some(follow(path, &prefix)?.join(rest));
                 break;
             }
             if meta.uid() != 0 || (meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0) {
                 let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
-                return Err(Distrust::Refused(format!(
-                    "a symbolic link leads through {shown} (uid {uid}, mode {mode:04o}), which others than root can change"
-                )));
+                let why = format!("others than root can change that directory (uid {uid}, mode {mode:04o})");
+                return Err(unfollowed(path, &prefix, &why));
             }
         }
         match resolved {
-            Some(next) => path = next,
-            None => return Ok(path),
+            Some(next) => to = next,
+            None => return Ok(to),
         }
     }
-    Err(Distrust::Refused(format!("{}: more than {MAX_LINKS} symbolic links", path.display())))
+    Err(unfollowed(path, &to, &format!("more than {MAX_LINKS} symbolic links")))
 }
 
-/// Where a symbolic link that root owns leads to.
-fn follow(link: &Path) -> Result<PathBuf, Distrust> {
-    let shown = link.display();
-    let failed = |error: Errno| Distrust::Refused(format!("cannot read the symbolic link {shown}: {}", error.desc()));
+/// Where the symbolic link at `link`, met on the way of `path`, leads to, when root owns it.
+fn follow(path: &str, link: &Path) -> Result<PathBuf, Distrust> {
+    let failed = |error: Errno| unfollowed(path, link, error.desc());
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let descriptor = File::from(open(link, flags, Mode::empty()).map_err(failed)?);
-    let owner = descriptor.metadata().map_err(|e| Distrust::Refused(format!("fstat {shown}: {}", reason(&e))))?.uid();
+    let owner = descriptor.metadata().map_err(|e| unfollowed(path, link, &reason(&e)))?.uid();
     if owner != 0 {
-        return Err(Distrust::Refused(format!(
-            "{shown} is not believed: it is a symbolic link of uid {owner}, not of root"
-        )));
+        return Err(unfollowed(path, link, &format!("it is a symbolic link of uid {owner}, not of root")));
     }
     let to = readlinkat(&descriptor, "").map_err(failed)?;
     Ok(link.parent().unwrap_or(Path::new("/")).join(to))
+}
+
+fn unfollowed(path: &str, at: &Path, why: &str) -> Distrust {
+    Distrust::Refused(format!("{path} is not believed: it is a symbolic link, and at {}: {why}", at.display()))
 }
 
 /// The first line of `bytes` and what follows its newline; `None` when there is no newline.

@@ -2,11 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use helper::allotment::{self, Owner};
@@ -16,11 +12,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::ambient;
 use crate::explain;
-use crate::failure::{Failure, Outcome, one_line, words};
+use crate::failure::{Failure, Outcome, words};
 use crate::plan::{self, Plan};
 use crate::supervise::time_left;
+use crate::tool::{self, Tool};
 use crate::{report, setup, sys};
 
 /// Which ids are mapped.
@@ -176,6 +172,18 @@ impl Child {
         }
     }
 
+    /// Why it has stopped, if it has said so by now. For a start that is given up anyway: other messages are lost.
+    #[must_use]
+    pub fn last_words(&self) -> Option<Failure> {
+        let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut fds, 0_u16), Ok(1)) {
+            return None;
+        }
+        let (mut message, mut none) = ([0_u8; report::MAX_MESSAGE], [-1; 3]);
+        let length = sys::receive_message(self.channel.as_raw_fd(), &mut message, &mut none).ok()?;
+        report::parse(message.get(..length)?).map(|report| explain::child_failure(&report))
+    }
+
     /// Kills it and all that runs in its pid namespace, and reaps it.
     pub fn end(&self) {
         // ESRCH: it has ended by itself.
@@ -192,11 +200,14 @@ impl Child {
             Map::Stage => Ok(()),
             Map::Own { uid, gid } => self.write_own(*uid, *gid),
             Map::Whole { uids, gids } => {
+                let Tools(Some([uid, gid])) = tools else {
+                    return Err(Failure::own("the map tools were not looked for"));
+                };
                 let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
                     .map_err(|errno| Failure::own(format!("cannot make a pipe: {}", words(errno))))?;
                 // Both at once: together they take as long as one.
-                let first = tools.start(IdKind::Uid, self.pid, uids, &writer)?;
-                let second = tools.start(IdKind::Gid, self.pid, gids, &writer);
+                let first = uid.start(map_words(self.pid, uids), &writer)?;
+                let second = gid.start(map_words(self.pid, gids), &writer);
                 drop(writer);
                 let second = match second {
                     Ok(second) => second,
@@ -206,9 +217,10 @@ impl Child {
                     }
                 };
                 let results = [first.wait(deadline), second.wait(deadline)];
-                for (result, kind) in results.into_iter().zip([IdKind::Uid, IdKind::Gid]) {
+                for (result, tool) in results.into_iter().zip([uid, gid]) {
                     if result != Some(0) {
-                        return Err(tools.failure(kind, result, &reader));
+                        // A child that has ended has no map to be written: its own words are the cause.
+                        return Err(self.last_words().unwrap_or_else(|| tool.failure(result, &reader)));
                     }
                 }
                 Ok(())
@@ -240,151 +252,31 @@ impl Child {
     }
 }
 
-/// newuidmap and newgidmap, looked up once.
+/// newuidmap and newgidmap, looked up once; none where nothing is mapped by them.
 #[derive(Debug)]
-pub struct Tools {
-    uid: PathBuf,
-    gid: PathBuf,
-}
-
-/// A map tool that runs.
-struct Tool {
-    pidfd: OwnedFd,
-}
-
-impl Tool {
-    fn end(&self) {
-        let _ = sys::signal_process(self.pidfd.as_fd(), libc::SIGKILL);
-        // Not waited for: a tool that is root may not be killed by us, and then would hold us up.
-    }
-
-    /// Its exit code, 128 and more for a signal; `None` when the time is up.
-    fn wait(&self, deadline: Instant) -> Option<u8> {
-        loop {
-            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, time_left(Some(deadline))) {
-                Err(Errno::EINTR) => {}
-                Ok(0) | Err(_) => {
-                    self.end();
-                    return None;
-                }
-                Ok(_) => return sys::wait_child(self.pidfd.as_fd()).ok().map(|(code, _)| code),
-            }
-        }
-    }
-}
+pub struct Tools(Option<[Tool; 2]>);
 
 impl Tools {
-    /// Looks for those that `map` needs: beside this program, in `../libexec` from there, along the caller's PATH, in /usr/bin.
+    /// Looks for those that `map` needs, see [`tool::places`].
     ///
     /// # Errors
     /// When one is missing, or is there but holds no privilege.
     pub fn find(map: &Map) -> Outcome<Self> {
+        const SOURCE: &str =
+            "the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora, CentOS), or in userns-helpers";
         if !matches!(map, Map::Whole { .. }) {
-            return Ok(Self { uid: PathBuf::new(), gid: PathBuf::new() });
+            return Ok(Self(None));
         }
-        let mut places = Vec::new();
-        if let Ok(own) = std::env::current_exe()
-            && let Some(directory) = own.parent()
-        {
-            places.push(directory.to_owned());
-            places.extend(directory.parent().map(|above| above.join("libexec")));
-        }
-        if let Some(path) = ambient::variable("PATH") {
-            places.extend(std::env::split_paths(&path).filter(|place| place.is_absolute()));
-        }
-        places.push(PathBuf::from("/usr/bin"));
-        let find = |kind: IdKind| find_tool(kind.map_program(), &places);
-        Ok(Self { uid: find(IdKind::Uid)?, gid: find(IdKind::Gid)? })
-    }
-
-    fn path(&self, kind: IdKind) -> &Path {
-        match kind {
-            IdKind::Uid => &self.uid,
-            IdKind::Gid => &self.gid,
-        }
-    }
-
-    fn start(&self, kind: IdKind, pid: i32, extents: &[Extent], output: &OwnedFd) -> Outcome<Tool> {
-        let path = self.path(kind);
-        let fail = |cause: String| Failure::own(format!("cannot execute {}: {cause}", path.display()));
-        let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
-        let words_of = [kind.map_program().to_owned(), pid.to_string()].into_iter().chain(numbers);
-        let argv: Vec<CString> = words_of.filter_map(|word| CString::new(word).ok()).collect();
-        let file = CString::new(path.as_os_str().as_bytes()).map_err(|error| fail(error.to_string()))?;
-        let argv: Vec<&core::ffi::CStr> = argv.iter().map(CString::as_c_str).collect();
-        sys::exec_tool(&file, &argv, output.as_fd()).map(|pidfd| Tool { pidfd }).map_err(|errno| fail(words(errno)))
-    }
-
-    /// One line that names the tool and holds its own words, with what is known to take its privilege away.
-    fn failure(&self, kind: IdKind, result: Option<u8>, output: &OwnedFd) -> Failure {
-        let path = self.path(kind);
-        let Some(code) = result else {
-            return Failure::own(format!("{} has not ended in time", path.display()));
-        };
-        // What has been said already and no more: a descendant may still hold the other end.
-        let mut said = vec![0_u8; 4096];
-        let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-        let length = match poll(&mut fds, 0_u16) {
-            Ok(1) => sys::read(output.as_raw_fd(), &mut said).unwrap_or(0),
-            _ => 0,
-        };
-        said.truncate(length);
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let program = kind.map_program();
-        // The tool that failed first has spoken first; only its own lines are wanted.
-        let line = said.lines().find(|line| line.starts_with(program)).or(said.lines().next());
-        let line =
-            line.map_or_else(|| format!("{} ended with status {code} and said nothing", path.display()), one_line);
-        Failure::own(match lost_privilege(path) {
-            Some(cause) => format!("{line}; {cause}"),
-            None => line,
-        })
+        let places = tool::places();
+        let find = |kind: IdKind| Tool::find(kind.map_program(), &places, SOURCE);
+        Ok(Self(Some([find(IdKind::Uid)?, find(IdKind::Gid)?])))
     }
 }
 
-/// Why a map tool that looks privileged is not, when that is so.
-fn lost_privilege(path: &Path) -> Option<String> {
-    if nix::sys::prctl::get_no_new_privs().unwrap_or(false) {
-        return Some(format!(
-            "{} has lost its privilege, because no_new_privs is set on the caller (a service manager's NoNewPrivileges=, a container, setpriv --nnp)",
-            path.display()
-        ));
-    }
-    let flags = nix::sys::statvfs::statvfs(path).ok()?.flags();
-    flags
-        .contains(nix::sys::statvfs::FsFlags::ST_NOSUID)
-        .then(|| format!("{} has lost its privilege, because it lies on a file system mounted nosuid", path.display()))
-}
-
-fn find_tool(program: &str, places: &[PathBuf]) -> Outcome<PathBuf> {
-    let root = nix::unistd::geteuid().is_root();
-    let mut powerless = None;
-    for place in places {
-        let path = place.join(program);
-        let Ok(data) = std::fs::metadata(&path) else { continue };
-        if !data.is_file() || data.permissions().mode() & 0o111 == 0 {
-            continue;
-        }
-        let privileged = root || (data.mode() & 0o4000 != 0 && data.uid() == 0) || has_capability(&path);
-        if privileged {
-            return Ok(path);
-        }
-        powerless.get_or_insert(path);
-    }
-    Err(Failure::own(match powerless {
-        Some(path) => format!(
-            "{} has no privilege: as root, `chown 0:0 {0} && chmod 4755 {0}`, or install it again",
-            path.display()
-        ),
-        None => format!(
-            "{program} is not installed: it is in the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora, CentOS), or in userns-helpers"
-        ),
-    }))
-}
-
-fn has_capability(path: &Path) -> bool {
-    CString::new(path.as_os_str().as_bytes()).is_ok_and(|path| sys::has_attribute(&path, c"security.capability"))
+/// The words that make a map tool write `extents` for `pid`.
+fn map_words(pid: i32, extents: &[Extent]) -> impl Iterator<Item = String> {
+    let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
+    [pid.to_string()].into_iter().chain(numbers)
 }
 
 #[cfg(test)]
@@ -399,19 +291,5 @@ mod tests {
         assert!(map.maps_uid(100_009) && map.maps_uid(7));
         assert!(!map.maps_uid(100_010) && !map.maps_uid(99_999) && !map.maps_uid(0));
         assert_eq!(map.to_string(), "0:100000:10,10:7:1");
-    }
-
-    #[test]
-    fn a_tool_without_privilege_is_not_taken() {
-        let top = tempfile::tempdir().unwrap();
-        let places = [top.path().to_owned()];
-        let missing = find_tool("newuidmap", &places).unwrap_err();
-        assert!(missing.text.contains("is not installed"), "{missing}");
-        let path = top.path().join("newuidmap");
-        std::fs::write(&path, "").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        if !nix::unistd::geteuid().is_root() {
-            assert!(find_tool("newuidmap", &places).unwrap_err().text.contains("has no privilege"));
-        }
     }
 }

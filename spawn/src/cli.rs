@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::ambient;
+use crate::card;
 use crate::container::{self, Place};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
@@ -22,9 +23,11 @@ Examples:
   spawn run ./rootfs -- /bin/bash            a directory with a root file system that belongs to your subordinate ids
   spawn run --map self ./rootfs              one that belongs to you
   spawn run --bind \"$PWD:/work\" --workdir /work host -- make
-  spawn hold host -- id | idmap | spawn go   the same start, as a pipeline
+  spawn run --net lxcbr0,ip=10.0.3.5/24,gw=10.0.3.1 ./rootfs -- ping -c1 10.0.3.1
+                                             one with a network card on the bridge lxcbr0
+  spawn hold host -- id | idmap | spawn go   the start of a container as a pipeline
 
-Your subordinate ids: idmap plan. Manual: spawn(1), userns-handoff(7).";
+Your subordinate ids: idmap plan. Manual: spawn(1), usernet-bridge(7), userns-handoff(7).";
 
 /// Start a rootfs as a container, as an ordinary user
 #[derive(Debug, Parser)]
@@ -72,6 +75,12 @@ pub struct Options {
     /// Mount SRC of the host on DST inside
     #[arg(long, value_name = "SRC:DST[:ro]")]
     pub bind: Vec<OsString>,
+    /// Give the container a network card on BRIDGE, made by usernet as /etc/lxc/lxc-usernet grants; several times
+    ///
+    /// NAME is eth0 unless another is given, then eth1...; IP and GW (the default route) may be of IPv4 and IPv6. With
+    /// `hold` the card is made by the stage `usernet attach BRIDGE`, and set up like this at `go`.
+    #[arg(long, value_name = "BRIDGE[,name=NAME][,mac=MAC][,ip=IP/PREFIX][,gw=IP]")]
+    pub net: Vec<OsString>,
     /// Make the rootfs read-only
     #[arg(long)]
     pub read_only: bool,
@@ -154,6 +163,7 @@ impl Options {
                 Place::Host => plan::Root::Host(container::host_entries(self.read_only)?),
             },
             read_only: self.read_only,
+            cards: card::cards(&self.net)?,
             binds: self.bind.iter().map(|word| bind(word)).collect::<Outcome<_>>()?,
             hostname: text(OsStr::new(&hostname))?,
             workdir: text(self.workdir.as_os_str())?,

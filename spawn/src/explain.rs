@@ -32,6 +32,14 @@ pub fn child_failure(report: &Report) -> Failure {
         Step::Ids => format!("cannot become root inside: {cause}"),
         Step::Network => format!("cannot make the network namespace: {}", namespace_limit(*errno)),
         Step::Loopback => format!("cannot bring up the loopback: {cause}"),
+        Step::Card if *errno == Errno::ENODEV => format!(
+            "there is no card {object}: was the stage `usernet attach` left out between `idmap` and `spawn go`?"
+        ),
+        Step::Card => format!("cannot look for the card {object}: {cause}"),
+        Step::CardMac => format!("cannot give the card {object} its hardware address: {cause}"),
+        Step::CardUp => format!("cannot bring up the card {object}: {cause}"),
+        Step::Address => format!("cannot set the address {object}: {}", address(*errno)),
+        Step::Route => format!("cannot set the default route to {object}: {cause}"),
         Step::Cgroup => format!("cannot make the cgroup namespace: {}", namespace_limit(*errno)),
         Step::AttachRoot => format!("cannot mount the rootfs {object}: {cause}"),
         Step::HostTree => format!("cannot show {object} of the host: {cause}"),
@@ -138,6 +146,15 @@ pub fn unreachable(path: &str, errno: Errno) -> String {
     words(errno)
 }
 
+fn address(errno: Errno) -> String {
+    match errno {
+        Errno::EEXIST => "the card has it already".to_owned(),
+        Errno::EACCES => "IPv6 is switched off for new cards (sysctl net.ipv6.conf.default.disable_ipv6)".to_owned(),
+        Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP => "this kernel has no IPv6".to_owned(),
+        other => words(other),
+    }
+}
+
 fn mount_point(object: &str, errno: Errno) -> String {
     match errno {
         Errno::ENOENT | Errno::EEXIST => format!("{object} is a link that leads to nothing inside the rootfs, or its directory is missing"),
@@ -188,6 +205,10 @@ pub fn exec_failure(path: &CStr, errno: Errno) -> String {
     };
     if data.is_dir() {
         return format!("{shown} is a directory");
+    }
+    if !data.is_file() {
+        // Never opened: a FIFO would hold us up, a device could do anything.
+        return format!("{shown} is no regular file");
     }
     let head = head(&file);
     match errno {

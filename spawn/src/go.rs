@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::console;
 use crate::failure::{Failure, OWN_FAILURE, Outcome, words};
+use crate::hold;
 use crate::supervise::Signals;
 use crate::sys;
 
@@ -57,19 +58,9 @@ pub fn go() -> Outcome<u8> {
     let result = follow(stream, &signals);
     console::restore_terminal();
     if result.is_err() {
-        clear_up(std::path::Path::new(control));
+        hold::clear_up(std::path::Path::new(control));
     }
     result
-}
-
-/// A holder that was killed could not remove its socket and the directory made for it.
-fn clear_up(control: &std::path::Path) {
-    let abandoned =
-        UnixStream::connect(control).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-    if abandoned && std::fs::remove_file(control).is_ok() {
-        // Fails, as it should, where it holds anything else.
-        let _ = control.parent().map(std::fs::remove_dir);
-    }
 }
 
 /// Standard input, one byte per read: what follows the record is left for the command.

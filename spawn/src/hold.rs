@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -33,16 +33,21 @@ impl RunDirectory {
     /// Makes `$XDG_RUNTIME_DIR/spawn/NAME.PID` or, without a usable $XDG_RUNTIME_DIR, the same in /tmp/spawn-UID.
     fn make(name: &str) -> Outcome<Self> {
         let uid = nix::unistd::geteuid().as_raw();
-        let runtime = ambient::directory("XDG_RUNTIME_DIR");
-        let runtime = runtime.filter(|path| private(path, uid).is_ok());
-        let top = runtime.map_or_else(|| PathBuf::from(format!("/tmp/spawn-{uid}")), |path| path.join("spawn"));
+        let top = Self::top(uid);
         make_private(&top, uid)?;
+        sweep(&top);
         let owner = nix::unistd::getpid();
         let path = top.join(format!("{name}.{owner}"));
         // Left over from a holder that was killed and whose pid is now ours.
         let _ = std::fs::remove_file(path.join("control"));
         make_private(&path, uid)?;
         Ok(Self { path, owner })
+    }
+
+    fn top(uid: u32) -> PathBuf {
+        let runtime = ambient::directory("XDG_RUNTIME_DIR");
+        let runtime = runtime.filter(|path| private(path, uid).is_ok());
+        runtime.map_or_else(|| PathBuf::from(format!("/tmp/spawn-{uid}")), |path| path.join("spawn"))
     }
 
     fn socket(&self) -> PathBuf {
@@ -56,6 +61,33 @@ impl Drop for RunDirectory {
             let _ = std::fs::remove_file(self.socket());
             let _ = std::fs::remove_dir(&self.path);
         }
+    }
+}
+
+/// Removes what holders have left that were killed: sockets that nobody listens on, and directories without one whose
+/// maker is gone and which are too old for one to be made just now.
+fn sweep(top: &Path) {
+    const YOUNG: Duration = Duration::from_secs(2);
+    for entry in std::fs::read_dir(top).into_iter().flatten().flatten() {
+        clear_up(&entry.path().join("control"));
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.rsplit('.').next()?.parse::<u32>().ok());
+        let gone = maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        if gone && age.is_some_and(|age| age > YOUNG) {
+            // Fails, as it should, where it holds anything.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Removes the socket of a holder that was killed, and the directory made for it. One that listens is left alone.
+pub fn clear_up(control: &Path) {
+    let abandoned =
+        UnixStream::connect(control).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    if abandoned && std::fs::remove_file(control).is_ok() {
+        // Fails, as it should, where it holds anything else.
+        let _ = control.parent().map(std::fs::remove_dir);
     }
 }
 
@@ -90,12 +122,17 @@ pub fn hold(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration) ->
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|errno| Failure::own(format!("cannot make a pipe: {}", words(errno))))?;
     match sys::fork().map_err(|errno| Failure::own(format!("cannot start the holder: {}", words(errno))))? {
-        Some(_) => {
+        Some(pid) => {
             drop(writer);
             let mut code = [0_u8];
             match sys::read(reader.as_raw_fd(), &mut code) {
                 Ok(1) => Ok(code[0]),
-                _ => Err(Failure::own("the holder has died")),
+                _ => {
+                    let path = RunDirectory::top(nix::unistd::geteuid().as_raw()).join(format!("{}.{pid}", plan.name));
+                    clear_up(&path.join("control"));
+                    let _ = std::fs::remove_dir(path);
+                    Err(Failure::own("the holder has died"))
+                }
             }
         }
         None => {
@@ -253,7 +290,9 @@ impl Holder {
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
             drop(fds);
             if ready.get(1) == Some(&true) {
-                return Err(self.give_up(format!("the held process of {} has ended", self.name)));
+                let said = self.child.last_words().map(|failure| failure.text);
+                let text = said.unwrap_or_else(|| format!("the held process of {} has ended", self.name));
+                return Err(self.give_up(text));
             }
             if ready.get(2) == Some(&true) {
                 return Ok(Turn::End(125));

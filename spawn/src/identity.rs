@@ -63,11 +63,12 @@ fn by_id(uid: u32, gid: Option<u32>, passwd: &str) -> Identity {
     Identity { uid, gid, groups: Vec::new(), home: home(entry.map_or("/", |entry| entry.home)) }
 }
 
-fn by_name(name: &str, passwd: &str, group: &str) -> Option<Identity> {
+/// The entry of `name`, with the groups that name him a member.
+pub fn by_name(name: &str, passwd: &str, group: &str) -> Option<Identity> {
     let entry = passwd.lines().filter_map(parse).find(|entry| entry.name == name)?;
     let groups = group.lines().filter_map(|line| {
         let mut fields = line.split(':').skip(2);
-        let gid = fields.next()?.parse::<u32>().ok()?;
+        let gid = id(fields.next()?)?;
         fields.next()?.split(',').any(|member| member == name).then_some(gid)
     });
     Some(Identity { uid: entry.uid, gid: entry.gid, groups: groups.take(MAX_GROUPS).collect(), home: home(entry.home) })
@@ -83,7 +84,13 @@ struct Entry<'a> {
 fn parse(line: &str) -> Option<Entry<'_>> {
     let fields: Vec<&str> = line.split(':').collect();
     let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
-    Some(Entry { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
+    Some(Entry { name, uid: id(uid)?, gid: id(gid)?, home })
+}
+
+/// Digits and nothing else. 4294967295 is (uid_t)-1, by which setresuid(2) changes nothing: its user would stay root.
+fn id(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten().filter(|id| *id != u32::MAX)
 }
 
 fn home(directory: &str) -> CString {
@@ -105,6 +112,10 @@ mod tests {
         assert_eq!(ada.home.as_c_str(), c"HOME=/home/ada");
         assert_eq!(by_name("b", PASSWD, GROUP), None);
         assert_eq!(by_name("", PASSWD, GROUP), None);
+        for wrong in ["4294967295", "-1", "+0", " 0", ""] {
+            assert_eq!(by_name("x", &format!("x:x:{wrong}:0::/:\n"), GROUP), None, "{wrong:?}");
+            assert_eq!(by_name("x", &format!("x:x:5:{wrong}::/:\n"), GROUP), None, "{wrong:?}");
+        }
     }
 
     #[test]

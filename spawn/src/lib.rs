@@ -2,11 +2,13 @@
 //! its id maps.
 //!
 //! `cli` turns the command line into a `Plan`; `child` clones the process that `setup` turns into the container's first;
-//! `supervise` watches it. `hold` and `go` are the two ends of the pipeline of userns-handoff(7).
+//! `supervise` watches it. `tool` runs the programs with privilege. `hold` and `go` are the two ends of the pipeline of userns-handoff(7).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod ambient;
+mod attach;
+mod card;
 mod child;
 mod cli;
 mod client;
@@ -15,12 +17,15 @@ mod container;
 mod devices;
 mod explain;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzed;
 mod go;
 mod hold;
 mod identity;
 mod mounts {
     pub mod sys;
 }
+mod netlink;
 mod own_program;
 mod plan;
 mod report;
@@ -33,6 +38,7 @@ mod sockets {
 mod status;
 mod supervise;
 mod sys;
+mod tool;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -40,6 +46,7 @@ use std::time::Instant;
 
 use clap::Parser;
 
+use attach::Attacher;
 use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
 use console::Stdio;
@@ -158,12 +165,13 @@ fn run(options: &Options) -> Outcome<u8> {
 fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
     let deadline = Instant::now() + options.timeout;
     let hold = status::named("--hold-fd", options.hold_fd)?;
-    // Step by step only when somebody wants to know of the steps.
-    let held = hold.is_some() || status.is_some();
+    // Step by step only when somebody wants to know of the steps, or has something to do between them.
+    let held = hold.is_some() || status.is_some() || !options.net.is_empty();
     let map = map_of(options)?;
     let plan = options.plan(held)?;
     check_root(&plan, &map, options)?;
     let tools = Tools::find(&map)?;
+    let attacher = Attacher::find(&plan.cards)?;
     let stdio = Stdio::own().map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
     let signals = Signals::block()?;
     let child = Child::start(&plan)?;
@@ -175,7 +183,8 @@ fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
         if held {
             status.tell(&State::Mapped);
             child.make_network(deadline)?;
-            status.tell(&State::Network);
+            let nics = attacher.attach(&plan.cards, &child, &plan.name, deadline)?;
+            status.tell(&State::Network { nics: &nics });
         }
         hold.as_ref().map_or(Ok(()), |hold| status::wait_for_byte(hold, &child, &signals, deadline))
     };

@@ -7,6 +7,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::card::Card;
+
 /// The root of the container.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Root {
@@ -100,6 +102,8 @@ pub struct Plan {
     pub root: Root,
     /// Whether the rootfs, as a whole, is shown read-only.
     pub read_only: bool,
+    /// Network cards beside the loopback, which are there when the child is told to go. Only with `held`.
+    pub cards: Vec<Card>,
     /// Bind mounts in the order given.
     pub binds: Vec<Bind>,
     /// Host name inside.
@@ -120,7 +124,7 @@ pub struct Plan {
     pub single_id: bool,
     /// Whether the command is the rootfs's init: it gets no controlling terminal.
     pub init: bool,
-    /// Whether the child waits for `go` after its network namespace is there, and reports it (`spawn hold`).
+    /// Whether the child waits for `go` after its network namespace is there, and reports it (`spawn hold`, `--net`).
     pub held: bool,
     /// The signals from 1 to 64 that the caller ignores, as bits (bit 0 is signal 1): set to their default inside.
     pub ignored_signals: u64,
@@ -217,8 +221,8 @@ pub fn is_init(command: &CStr) -> bool {
     [&b"init"[..], b"systemd", b"upstart"].contains(&name)
 }
 
-/// How the entry `name` of the host's `/` is shown. `mounted`: something is mounted on or below it, which an overlay
-/// would not show (and the kernel refuses one over a tree with locked mounts). `None`: not at all, `spawn` puts a
+/// How the entry `name` of the host's `/` is shown. `mounted`: something is mounted below it, which an overlay would
+/// not show (and the kernel refuses one over a tree with locked mounts). `None`: not at all, `spawn` puts a
 /// file system of its own there.
 #[must_use]
 pub fn host_entry(name: &[u8], kind: HostKind, mode: u32, mounted: bool, read_only: bool) -> Option<HostEntry> {
@@ -258,14 +262,17 @@ pub enum HostKind {
     Link(Vec<u8>),
 }
 
-/// The names of the entries of `/` on or below which something is mounted, from the text of /proc/self/mountinfo
+/// The names of the entries of `/` below which something is mounted, from the text of /proc/self/mountinfo
 /// (its fifth field, in which blank, tab, newline and backslash are octal escapes).
 #[must_use]
 pub fn mounted_below(mountinfo: &[u8]) -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = mountinfo
         .split(|b| *b == b'\n')
         .filter_map(|line| line.split(|b| *b == b' ').nth(4))
-        .filter_map(|path| path.strip_prefix(b"/")?.split(|b| *b == b'/').next())
+        .filter_map(|path| {
+            let mut parts = path.strip_prefix(b"/")?.split(|b| *b == b'/');
+            parts.next().filter(|_| parts.next().is_some())
+        })
         .filter(|name| !name.is_empty())
         .map(unescape)
         .collect();
@@ -342,7 +349,7 @@ mod tests {
     #[test]
     fn mount_points_are_found_in_mountinfo() {
         let text = b"27 1 254:0 / / rw - ext4 /dev/vda rw\n28 27 0:25 / /mnt/a rw - tmpfs t rw\n\
-                     29 27 0:26 / /a\\040b/c rw - tmpfs t rw\n30 27 0:26 / /mnt/b rw - tmpfs t rw\n";
+                     29 27 0:26 / /a\\040b/c rw - tmpfs t rw\n30 27 0:26 / /mnt/b rw - tmpfs t rw\n31 27 0:27 / /tmp rw - tmpfs t rw\n";
         assert_eq!(mounted_below(text), vec![b"a b".to_vec(), b"mnt".to_vec()]);
     }
 }

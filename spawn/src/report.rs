@@ -52,6 +52,16 @@ pub enum Step {
     Network,
     /// loopback up
     Loopback,
+    /// finding a network card
+    Card,
+    /// its hardware address
+    CardMac,
+    /// bringing it up
+    CardUp,
+    /// an address of it
+    Address,
+    /// the default route over it
+    Route,
     /// unshare of cgroup
     Cgroup,
     /// attaching the root
@@ -87,7 +97,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 30] = [
         Self::Guard,
         Self::Namespaces,
         Self::Private,
@@ -97,6 +107,11 @@ impl Step {
         Self::Ids,
         Self::Network,
         Self::Loopback,
+        Self::Card,
+        Self::CardMac,
+        Self::CardUp,
+        Self::Address,
+        Self::Route,
         Self::Cgroup,
         Self::AttachRoot,
         Self::HostTree,

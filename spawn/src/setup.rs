@@ -14,6 +14,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
+use crate::card;
 use crate::devices;
 use crate::explain;
 use crate::identity::{self, Identity};
@@ -66,13 +67,19 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
     let go = if plan.held {
         wait_for(channel, report::MAPPED)?;
         become_root_with_network(plan)?;
+        // The change of ids has closed /proc/PID/ns to the caller, and with it to usernet, which acts as him. Open only
+        // while this process waits: nothing of the container runs yet.
+        sys::set_dumpable(true).map_err(at(Step::Guard, c""))?;
         sys::send_message(channel, &[report::NETWORK], &[]).map_err(at(Step::Channel, c""))?;
-        wait_for(channel, report::GO)?
+        let go = wait_for(channel, report::GO)?;
+        sys::set_dumpable(false).map_err(at(Step::Guard, c""))?;
+        go
     } else {
         let go = wait_for(channel, report::GO)?;
         become_root_with_network(plan)?;
         go
     };
+    card::set_up(&plan.cards)?;
     sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::Cgroup, c""))?;
     sys::set_umask(0o022);
 

@@ -31,7 +31,11 @@ pub enum State<'a> {
     /// Its id maps are written.
     Mapped,
     /// Its network namespace is there: /proc/PID/ns/net is its own.
-    Network,
+    Network {
+        /// The cards of `--net` in it, each as NAME:INDEX:HOST_NAME:HOST_INDEX; they are set up later.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        nics: &'a [String],
+    },
     /// The command has been executed.
     Running,
     /// The command has ended.
@@ -53,7 +57,7 @@ pub enum State<'a> {
 pub struct Status(Option<std::fs::File>);
 
 impl Status {
-    /// Takes over a descriptor of this process.
+    /// Takes a copy of a descriptor of this process.
     ///
     /// # Errors
     /// When it is not open.

@@ -101,6 +101,8 @@ pub struct Supervisor {
     console: Option<Console>,
     client: Option<Client>,
     state: State,
+    /// Whether the child may still say something.
+    open: bool,
     deadline: Option<Instant>,
     /// Set when a signal has ended the container in the command's stead.
     ended_by: Option<i32>,
@@ -146,6 +148,7 @@ impl Supervisor {
             console: None,
             client,
             state: State::Starting,
+            open: true,
             deadline: Some(deadline),
             ended_by: None,
             failure: None,
@@ -163,18 +166,17 @@ impl Supervisor {
     /// # Errors
     /// When the command has not been executed.
     pub fn watch(mut self, mut running: impl FnMut()) -> Outcome<u8> {
-        let mut open = true;
         let mut told = false;
         loop {
-            let mut sources = vec![Source::Signals, Source::Child];
-            let mut fds = vec![
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.child.pidfd.as_fd(), PollFlags::POLLIN),
-            ];
-            if open {
+            let (mut sources, mut fds) = (Vec::with_capacity(8), Vec::with_capacity(8));
+            // First, and read once without asking again: later ones may hear all that is left (`catch_up`).
+            if self.open {
                 sources.push(Source::Channel);
                 fds.push(PollFd::new(self.child.channel.as_fd(), PollFlags::POLLIN));
             }
+            sources.extend([Source::Signals, Source::Child]);
+            fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(self.child.pidfd.as_fd(), PollFlags::POLLIN));
             if let Some(client) = &self.client {
                 sources.push(Source::Client);
                 fds.push(PollFd::new(client.as_fd(), PollFlags::POLLIN));
@@ -208,16 +210,14 @@ impl Supervisor {
                         }
                     }
                     Source::Child => ended = true,
-                    Source::Channel => open = self.hear(),
+                    Source::Channel => self.open = self.hear(),
                     Source::Client => self.serve(),
                     Source::Console(end) => self.console_ready(end, events),
                 }
             }
             if ended {
                 // Its last words may have come in the same moment.
-                while open && self.channel_ready() {
-                    open = self.hear();
-                }
+                self.catch_up();
             }
             if self.state == State::Running && !told {
                 told = true;
@@ -226,6 +226,13 @@ impl Supervisor {
             if ended {
                 return self.finish();
             }
+        }
+    }
+
+    /// Hears all that the child has said so far.
+    fn catch_up(&mut self) {
+        while self.open && self.channel_ready() {
+            self.open = self.hear();
         }
     }
 
@@ -325,6 +332,8 @@ impl Supervisor {
             }
             return;
         }
+        // A command that has been executed, and has set the signal up, is no start to be given up.
+        self.catch_up();
         if self.state != State::Running {
             self.ended_by = Some(signal);
             return self.kill();
@@ -422,7 +431,12 @@ pub fn ignored_signals() -> u64 {
     let Ok(file) = sys::open_at(libc::AT_FDCWD, c"/proc/self/status", libc::O_RDONLY) else { return 0 };
     let length = sys::read(file, &mut text).unwrap_or(0);
     sys::close(file);
-    parse_dispositions(&String::from_utf8_lossy(text.get(..length).unwrap_or_default())).ignored
+    let text = text.get(..length).unwrap_or_default();
+    if text.windows(8).any(|bytes| bytes == b"\nSigIgn:") && text.ends_with(b"\n") {
+        return parse_dispositions(&String::from_utf8_lossy(text)).ignored;
+    }
+    // The line of groups, which stands before, may be long.
+    std::fs::read_to_string("/proc/self/status").map_or(0, |text| parse_dispositions(&text).ignored)
 }
 
 /// Reads the masks from the text of /proc/PID/status (proc_pid_status(5)).

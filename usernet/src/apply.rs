@@ -26,7 +26,11 @@ use std::time::{Duration, Instant};
 
 /// How long a full pot is watched for a NIC that is going away: after the last process of a network namespace has
 /// ended, its link lives on for 11 to 37 ms on an idle host.
-const DYING: Duration = Duration::from_millis(100);
+const WATCH: Duration = Duration::from_millis(100);
+
+/// How long it is watched in all while the kernel says that one of its NICs is going away: on a busy host that can take
+/// seconds.
+const WATCH_DYING: Duration = Duration::from_secs(3);
 
 /// A NIC that has been made.
 #[derive(Clone, Debug)]
@@ -69,6 +73,8 @@ pub struct Plan<'a> {
     /// The bridge; `None` for `none`.
     bridge: Option<Link>,
     ovs: bool,
+    /// Whether the ledger's lock could not be had: it is not waited for again.
+    stuck: bool,
 }
 
 /// A NIC that is being made: the claim is written, the caller's lock is held.
@@ -80,12 +86,21 @@ struct Claimed {
     host: Vec<u8>,
 }
 
+/// Full pots.
+#[derive(Debug)]
+struct Full {
+    /// The NICs in them.
+    nics: BTreeSet<Vec<u8>>,
+    /// What is known of those that are on the bridge.
+    links: Vec<Link>,
+}
+
 /// What [`Plan::claim`] found.
 #[derive(Debug)]
 enum Outcome {
     Claimed(Box<Claimed>),
-    /// Every pot is full: the NICs in them.
-    Full(Vec<Vec<u8>>),
+    /// Every pot is full.
+    Full(Full),
 }
 
 impl<'a> Plan<'a> {
@@ -102,7 +117,7 @@ impl<'a> Plan<'a> {
             ovs = link.kind != b"bridge";
             bridge = Some(link);
         }
-        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs };
+        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs, stuck: false };
         for line in &plan.lines {
             plan.can_do(line)?;
         }
@@ -166,8 +181,8 @@ impl<'a> Plan<'a> {
         let ours = entry(&claimed.label, &claimed.host);
         // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
         let _ = match made {
-            Ok(_) => write_again(self.caller, &mut claimed.store, &ours),
-            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours),
+            Ok(_) => write_again(self.caller, &mut claimed.store, &ours, self.stuck),
+            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours, self.stuck),
             Err(_) => Ok(()),
         };
         made
@@ -175,23 +190,28 @@ impl<'a> Plan<'a> {
 
     /// Claims, and when every pot is full, watches for a while whether a NIC goes away. No lock is held meanwhile.
     fn claim_in_time(&mut self) -> Result<Box<Claimed>, Failure> {
-        let mut watch: Option<(Netlink, Instant)> = None;
+        let mut listener: Option<Netlink> = None;
+        let begin = Instant::now();
         loop {
-            let names = match self.claim()? {
+            let full = match self.claim()? {
                 Outcome::Claimed(claimed) => return Ok(claimed),
-                Outcome::Full(names) => names,
+                Outcome::Full(full) => full,
             };
-            let now = Instant::now();
-            match &mut watch {
+            let Some(listener) = &mut listener else {
                 // One more look, or a NIC that went before the listening began would be waited for in vain.
-                None => {
-                    let listener = Netlink::listen().map_err(|error| system("open a netlink socket", error))?;
-                    watch = Some((listener, now.checked_add(DYING).unwrap_or(now)));
+                listener = Some(Netlink::listen().map_err(|error| system("open a netlink socket", error))?);
+                continue;
+            };
+            let dying = self.netlink.any_dying(full.links.iter()).unwrap_or(false);
+            let limit = if dying { WATCH_DYING } else { WATCH };
+            match begin.checked_add(limit).filter(|end| Instant::now() < *end) {
+                // No longer than that at once, for what is not dying yet may be by then.
+                Some(end) => {
+                    listener.wait_for_deletion(&full.nics, end.min(Instant::now().checked_add(WATCH).unwrap_or(end)))
                 }
-                Some((listener, end)) if now < *end => listener.wait_for_deletion(&names, *end),
-                Some(_) => {
+                None => {
                     let mut charges = Charges::default();
-                    names.iter().for_each(|name| charges.add(b"", name));
+                    full.nics.iter().for_each(|nic| charges.add(b"", nic));
                     return Err(self.full(&charges));
                 }
             }
@@ -231,7 +251,8 @@ impl<'a> Plan<'a> {
         // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
         // shared pot, whose other users it must not have moved on without.
         let before = if shared { None } else { Some(self.dump()?) };
-        let locked = store.lock_ledger(&root)?;
+        let locked = store.lock_ledger(&root, self.stuck)?;
+        self.stuck = !locked;
         let result = self.decide(&store, &root, before, shared, locked);
         if locked {
             store.unlock_ledger();
@@ -239,13 +260,12 @@ impl<'a> Plan<'a> {
         drop(root);
         Ok(match result? {
             Ok((line, label, host)) => Outcome::Claimed(Box::new(Claimed { store, line, label, host })),
-            Err(names) => Outcome::Full(names),
+            Err(full) => Outcome::Full(full),
         })
     }
 
     /// Counts, chooses, and writes the claim. Without the ledger's lock (its holder is stopped) nothing is written to
-    /// the ledger: the claim in the caller's own file and then the alias stand for the line. Of two such users of a
-    /// shared pot each has written his claim before he reads the other's, so that at least one counts both.
+    /// the ledger: the claim in the caller's own file and then the alias stand for the line.
     #[expect(clippy::type_complexity, reason = "what Outcome carries, before the store is put to it")]
     fn decide(
         &mut self,
@@ -254,17 +274,9 @@ impl<'a> Plan<'a> {
         before: Option<Vec<Link>>,
         shared: bool,
         locked: bool,
-    ) -> Result<Result<(Line, Label, Vec<u8>), Vec<Vec<u8>>>, Failure> {
+    ) -> Result<Result<(Line, Label, Vec<u8>), Full>, Failure> {
         let host = host_name(self.caller.uid);
-        let blank = Label { pot: vec![b'?'], bridge: self.request.bridge.clone(), ..Label::default() };
-        let mut claims = if shared { store.claims(root)? } else { Vec::new() };
-        if shared && !locked {
-            for line in &self.lines {
-                let label = Label { pot: line.pot.clone(), ..blank.clone() };
-                store.claim(Some((&entry(&label, &host), b"")))?;
-                claims.extend(store.claims(root)?.into_iter().filter(|claim| claim.nic != host));
-            }
-        }
+        let claims = if shared { store.claims(root)? } else { Vec::new() };
         let links = match before {
             Some(links) => links,
             None => self.dump()?,
@@ -279,11 +291,23 @@ impl<'a> Plan<'a> {
             (Some(line), Ok(Some(label))) => {
                 store.claim(Some((&entry(&label, &host), &label.addr)))?;
                 lines.push(entry(&label, &host).line());
-                chosen = Some((line.clone(), label, host));
+                chosen = Some((line.clone(), label, host.clone()));
             }
             (_, refused) => {
                 store.claim(None)?;
                 refused?;
+            }
+        }
+        if shared && let Some((line, ..)) = &chosen {
+            // Who goes round the ledger's lock is seen by his claim alone. Each writes his own before he reads the
+            // others' for the last time, so that of two at least one counts both.
+            let claims: Vec<Claim> = store.claims(root)?.into_iter().filter(|claim| claim.nic != host).collect();
+            let links = self.dump()?;
+            let (again, _) = self.tally(&store.read()?, &links, &claims)?;
+            if !again.has_room(line) {
+                store.claim(None)?;
+                lines.pop();
+                chosen = None;
             }
         }
         if locked && !(lines.is_empty() && dead.is_empty()) {
@@ -293,7 +317,10 @@ impl<'a> Plan<'a> {
                 applied?;
             }
         }
-        Ok(chosen.ok_or_else(|| charges.pots.into_values().flatten().chain(charges.strays).collect()))
+        Ok(chosen.ok_or_else(|| {
+            let nics: BTreeSet<Vec<u8>> = charges.pots.into_values().flatten().chain(charges.strays).collect();
+            Full { links: links.into_iter().filter(|link| nics.contains(&link.name)).collect(), nics }
+        }))
     }
 
     /// Lines for NICs that the kernel knows and the ledger does not.
@@ -381,7 +408,7 @@ impl<'a> Plan<'a> {
         for names in names.chunks(32) {
             let names: Vec<&[u8]> = names.iter().copied().filter(|name| crate::policy::is_link_name(name)).collect();
             let mut batch = Batch::default();
-            names.iter().for_each(|name| batch.get_by_name(name));
+            names.iter().for_each(|name| batch.get_by_name(name, None));
             let answers = self.netlink.ask(&batch).map_err(|error| system("look links up", error))?;
             alive.extend(names.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(name, _)| *name));
         }
@@ -425,20 +452,22 @@ impl<'a> Plan<'a> {
     fn make(&mut self, claimed: &Claimed, mac: Mac) -> Result<Nic, Failure> {
         let request = self.request;
         let options = claimed.line.grant.as_ref().map(|(_, options)| *options).unwrap_or_default();
-        let named = !request.nic.contains(&b'%');
-        let derived = (options.stable_mac && named).then(|| peer_mac(self.hash(&claimed.line, &request.nic)));
+        // A derived address needs the name beforehand; else the kernel finds it.
+        let derived = options.stable_mac && request.mac.is_none();
+        let peer = if derived { self.first_free()? } else { request.nic.clone() };
+        let derived = derived.then(|| peer_mac(self.hash(&claimed.line, &peer)));
         let pair = Pair {
             host: &claimed.host,
             host_mac: mac,
             mtu: options.mtu.or(self.bridge.as_ref().map(|bridge| bridge.mtu)),
             master: self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index),
-            peer: &request.nic,
+            peer: &peer,
             peer_mac: request.mac.or(derived),
             netns: self.netns.as_fd(),
         };
         let mut batch = Batch::default();
         batch.create(&pair);
-        batch.get_by_name(&claimed.host);
+        batch.get_by_name(&claimed.host, None);
         let mut answers = self.netlink.ask(&batch).map_err(|error| system("make a veth", error))?.into_iter();
         if let Some(Err(error)) = answers.next() {
             return Err(self.explain(error, &claimed.host));
@@ -447,43 +476,61 @@ impl<'a> Plan<'a> {
             return Err(Failure::new("look up the new veth: it is gone").status(status::SYSTEM));
         };
         let nic = Nic {
-            label: claimed.label.clone(),
+            label: Label { nic: peer.clone(), ..claimed.label.clone() },
             host: claimed.host.clone(),
             host_index: host.index,
-            peer: request.nic.clone(),
+            peer: peer.clone(),
             peer_index: host.peer,
             line: claimed.line.number,
             mac,
             ovs: self.ovs,
         };
-        self.finish(nic, &host, &claimed.line, &options, pair.peer_mac)
+        self.finish(nic, &host, &options, pair.peer_mac)
+    }
+
+    /// The name that was asked for, `%d` in it replaced by the first number that is free in the target.
+    fn first_free(&mut self) -> Result<Vec<u8>, Failure> {
+        let wanted = &self.request.nic;
+        let Some(at) = wanted.iter().position(|b| *b == b'%') else { return Ok(wanted.clone()) };
+        let failed = |error| system("look up names in the target's network namespace", error);
+        let nsid = match self.netlink.nsid(self.netns.as_fd()).map_err(failed)? {
+            None => {
+                let netns = self.netns.as_fd();
+                self.netlink.ask_one(|batch| batch.assign_nsid(netns)).map_err(failed)?;
+                self.netlink.nsid(netns).map_err(failed)?
+            }
+            known => known,
+        };
+        // Without a number the names of this namespace would be looked up.
+        let nsid = nsid.ok_or_else(|| failed(Errno::EINVAL))?;
+        for number in 0..1024_u32 {
+            let (before, after) = wanted.split_at_checked(at).unwrap_or((wanted, &[]));
+            let name = [before, number.to_string().as_bytes(), after.get(2..).unwrap_or_default()].concat();
+            match self.netlink.ask_one(|batch| batch.get_by_name(&name, Some(nsid))) {
+                Err(Errno::ENODEV) => return Ok(name),
+                Ok(_) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(failed(Errno::ENFILE))
     }
 
     /// Reads the peer's name back, sets what cannot be set at creation, and brings the host end up.
-    fn finish(
-        &mut self,
-        mut nic: Nic,
-        host: &Link,
-        line: &Line,
-        options: &Options,
-        mut mac: Option<Mac>,
-    ) -> Result<Nic, Failure> {
-        let named = !self.request.nic.contains(&b'%');
+    fn finish(&mut self, mut nic: Nic, host: &Link, options: &Options, mut mac: Option<Mac>) -> Result<Nic, Failure> {
+        let named = !nic.peer.contains(&b'%');
         if !named || (options.locked && mac.is_none()) {
             let peer = self.netlink.ask_one(|batch| batch.get_by_index(host.peer, host.peer_nsid));
-            let peer = peer.ok().and_then(Reply::link).ok_or_else(|| {
-                Failure::new("look up the new veth in the target's network namespace: it is gone (or Linux is older than 4.16: give a name)")
-                    .status(status::SYSTEM)
-            })?;
+            // Without a number of the target it would be a link of this namespace that was looked up.
+            let peer =
+                peer.ok().and_then(Reply::link).filter(|_| host.peer_nsid.is_some_and(|nsid| nsid >= 0)).ok_or_else(
+                    || {
+                        let why = "it is gone (or Linux is older than 4.16: give it a name)";
+                        let text = format!("look up the new veth in the target's network namespace: {why}");
+                        Failure::new(text).status(status::SYSTEM)
+                    },
+                )?;
             nic.label.nic.clone_from(&peer.name);
             nic.peer.clone_from(&peer.name);
-            if mac.is_none() && options.stable_mac {
-                let stable = peer_mac(self.hash(line, &peer.name));
-                self.netlink
-                    .ask_one(|batch| batch.set_mac(host.peer, host.peer_nsid, stable))
-                    .map_err(|error| system("set the hardware address of the new veth", error))?;
-                mac = Some(stable);
-            }
             mac = mac.or(peer.mac);
         }
         let port = Port {
@@ -563,25 +610,30 @@ impl<'a> Plan<'a> {
 
 /// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
 /// holder of the lock may have kept us from writing it.
-fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
+fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
+    with_ledger(caller, store, at_once, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
         true => Change::default(),
         false => change(content, &[], &[ours.line()]),
     })
 }
 
 /// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
-fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>) -> Result<(), Failure> {
-    with_ledger(caller, store, |content| {
+fn drop_claim(caller: &Caller, store: &mut Store, gone: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
+    with_ledger(caller, store, at_once, |content| {
         let dead: Vec<_> = entries(content).filter(|(_, e)| *e == Some(*gone)).map(|(range, _)| range).collect();
         if dead.is_empty() { Change::default() } else { change(content, &dead, &[]) }
     })
 }
 
 /// Makes a change of the ledger under its lock; none when the lock cannot be had.
-fn with_ledger(caller: &Caller, store: &mut Store, decide: impl FnOnce(&[u8]) -> Change) -> Result<(), Failure> {
+fn with_ledger(
+    caller: &Caller,
+    store: &mut Store,
+    at_once: bool,
+    decide: impl FnOnce(&[u8]) -> Change,
+) -> Result<(), Failure> {
     let root = FullRoot::begin(caller)?;
-    if !store.lock_ledger(&root)? {
+    if !store.lock_ledger(&root, at_once)? {
         return Ok(());
     }
     let done = store.read().and_then(|content| store.apply(&decide(&content)));
@@ -597,7 +649,7 @@ pub fn undo(caller: &Caller, nic: &Nic) {
     if remove(&nic.host, nic.mac) {
         let store = FullRoot::begin(caller).and_then(|root| Store::open(caller, &root));
         if let Ok(mut store) = store {
-            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host));
+            let _ = drop_claim(caller, &mut store, &entry(&nic.label, &nic.host), false);
         }
     }
 }
@@ -621,10 +673,7 @@ fn remove(host: &[u8], mac: Mac) -> bool {
 /// There is none, or it cannot be deleted; in words.
 pub fn delete(caller: &Caller, request: &Delete, netns: &OwnedFd) -> Result<(), Failure> {
     let mut netlink = Netlink::open().map_err(|error| system("open a netlink socket", error))?;
-    let nsid = match netlink.ask_one(|batch| batch.get_nsid(netns.as_fd())) {
-        Ok(Reply::Nsid(number)) if number >= 0 => Some(number),
-        _ => None,
-    };
+    let nsid = netlink.nsid(netns.as_fd()).unwrap_or(None);
     let ours = own_nics(caller, &mut netlink)?;
     let wanted: Vec<_> = ours
         .into_iter()
@@ -672,7 +721,7 @@ fn delete_one(caller: &Caller, netlink: &mut Netlink, link: &Link, label: &Label
     let root = FullRoot::begin(caller)?;
     let mut store = Store::open(caller, &root)?;
     drop(root);
-    drop_claim(caller, &mut store, &entry(label, &link.name))
+    drop_claim(caller, &mut store, &entry(label, &link.name), false)
 }
 
 /// The caller's NICs: those whose alias or name carries his uid; with what the ledger says where there is no alias.

@@ -194,11 +194,12 @@ impl Store {
         }
     }
 
-    /// Waits for the ledger's lock. `false`: its holder is stopped, or there were too many; go round it.
+    /// Waits for the ledger's lock, or with `at_once` only tries. `false`: its holder is stopped, or there were too many;
+    /// go round it.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn lock_ledger(&mut self, _root: &FullRoot) -> Result<bool, Failure> {
+    pub fn lock_ledger(&mut self, _root: &FullRoot, at_once: bool) -> Result<bool, Failure> {
         let begin = Instant::now();
         let (mut holder, mut since) = (None, begin);
         let mut nap = Nap::default();
@@ -220,7 +221,7 @@ impl Store {
             if current != holder {
                 (holder, since) = (current, now);
             }
-            if waited(since) > STUCK || waited(begin) > LEDGER_LIMIT {
+            if at_once || waited(since) > STUCK || waited(begin) > LEDGER_LIMIT {
                 return Ok(false);
             }
             nap.sleep();

@@ -146,7 +146,7 @@ pub fn prune(caller: &Caller, groups: &[u32]) -> Result<(), Failure> {
         store.lock_own(false)?;
         root = FullRoot::begin(caller)?;
     }
-    if !store.lock_ledger(&root)? {
+    if !store.lock_ledger(&root, false)? {
         let why = "the ledger is locked by a call that is stopped: try again";
         return Err(Failure::new(why).status(status::LATER));
     }

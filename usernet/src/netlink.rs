@@ -11,6 +11,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
     sockopt,
 };
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -62,7 +63,8 @@ pub struct Link {
     pub master: u32,
     /// Index of the other end of a veth pair, in that end's network namespace; 0: unknown.
     pub peer: u32,
-    /// This namespace's number for the network namespace of the other end.
+    /// This namespace's number for the network namespace of the other end; -1: it has none any more. `None`: the other
+    /// end is here.
     pub peer_nsid: Option<i32>,
     /// Of a bridge: whether it filters VLANs, and which VLAN a port gets at first.
     pub vlan_filtering: Option<(bool, u16)>,
@@ -145,10 +147,12 @@ impl Batch {
         });
     }
 
-    /// Asks for the link with this name. By netlink and never by ioctl, which lets a missing name load a module.
-    pub fn get_by_name(&mut self, name: &[u8]) {
+    /// Asks for the link with this name, here or in the network namespace that has the number `nsid` here (Linux
+    /// 4.16). By netlink and never by ioctl, which lets a missing name load a module.
+    pub fn get_by_name(&mut self, name: &[u8], nsid: Option<i32>) {
         self.message(libc::RTM_GETLINK, ACK, |m| {
             m.link_header(0, 0, 0);
+            m.in_namespace(nsid);
             m.name(name);
             m.without_statistics();
         });
@@ -228,15 +232,6 @@ impl Batch {
         });
     }
 
-    /// Sets the hardware address of a link in the network namespace `nsid`.
-    pub fn set_mac(&mut self, index: u32, nsid: Option<i32>, mac: Mac) {
-        self.message(libc::RTM_SETLINK, ACK, |m| {
-            m.link_header(0, index, 0);
-            m.in_namespace(nsid);
-            m.attribute(libc::IFLA_ADDRESS, &mac);
-        });
-    }
-
     /// Deletes a link.
     pub fn delete(&mut self, index: u32) {
         self.message(libc::RTM_DELLINK, ACK, |m| m.link_header(0, index, 0));
@@ -246,6 +241,15 @@ impl Batch {
     pub fn get_nsid(&mut self, netns: BorrowedFd<'_>) {
         self.message(libc::RTM_GETNSID, ACK, |m| {
             m.bytes.extend_from_slice(&[0; 4]); // struct rtgenmsg
+            m.attribute(NSID_OF_FD, &netns.as_raw_fd().to_ne_bytes());
+        });
+    }
+
+    /// Gives a network namespace a number here, if it has none.
+    pub fn assign_nsid(&mut self, netns: BorrowedFd<'_>) {
+        self.message(libc::RTM_NEWNSID, ACK, |m| {
+            m.bytes.extend_from_slice(&[0; 4]);
+            m.attribute(NSID, &(-1_i32).to_ne_bytes());
             m.attribute(NSID_OF_FD, &netns.as_raw_fd().to_ne_bytes());
         });
     }
@@ -426,10 +430,21 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub fn find(&mut self, name: &[u8]) -> Result<Option<Link>, Errno> {
-        match self.ask_one(|batch| batch.get_by_name(name)) {
+        match self.ask_one(|batch| batch.get_by_name(name, None)) {
             Ok(reply) => Ok(reply.link()),
             Err(Errno::ENODEV) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// This namespace's number of a network namespace; `None` when it has none.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn nsid(&mut self, netns: BorrowedFd<'_>) -> Result<Option<i32>, Errno> {
+        match self.ask_one(|batch| batch.get_nsid(netns))? {
+            Reply::Nsid(number) if number >= 0 => Ok(Some(number)),
+            _ => Ok(None),
         }
     }
 
@@ -473,8 +488,23 @@ impl Netlink {
         Ok(links)
     }
 
+    /// Whether the network namespace of the other end of one of these links has no user left and is being taken apart:
+    /// its number is still known, and yet it cannot be looked into (get_net_ns_by_id() of net/core/net_namespace.c).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn any_dying<'l>(&mut self, links: impl Iterator<Item = &'l Link>) -> Result<bool, Errno> {
+        for link in links {
+            let Some(nsid) = link.peer_nsid else { continue };
+            if nsid < 0 || self.ask_one(|batch| batch.get_by_index(link.peer, Some(nsid))) == Err(Errno::EINVAL) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Waits until a link whose name is in `names` is deleted, or `end`. On a socket of [`Netlink::listen`].
-    pub fn wait_for_deletion(&mut self, names: &[Vec<u8>], end: Instant) {
+    pub fn wait_for_deletion(&mut self, names: &BTreeSet<Vec<u8>>, end: Instant) {
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -551,7 +581,7 @@ fn parse_link(body: &[u8]) -> Link {
             libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
             libc::IFLA_MASTER => link.master = word(value, 0).unwrap_or(0),
             libc::IFLA_LINK => link.peer = word(value, 0).unwrap_or(0),
-            libc::IFLA_LINK_NETNSID => link.peer_nsid = signed(value, 0).filter(|nsid| *nsid >= 0),
+            libc::IFLA_LINK_NETNSID => link.peer_nsid = signed(value, 0),
             libc::IFLA_LINKINFO => parse_info(value, &mut link),
             _ => {}
         }

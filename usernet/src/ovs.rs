@@ -50,9 +50,14 @@ pub fn run(caller: &Caller, verb: &str, bridge: &[u8], nic: &[u8]) -> Result<(),
     umask(Mode::from_bits_truncate(0o022));
     let _section = FullRoot::begin(caller)?;
     close_others();
-    let _ = sys::set_signal(Signal::SIGXFSZ, false);
+    // What is ignored stays ignored in what is executed: by us, or by the caller before.
+    for signal in Signal::iterator() {
+        let _ = sys::set_signal(signal, false);
+    }
     let child = command.spawn();
-    let _ = sys::set_signal(Signal::SIGXFSZ, true);
+    for signal in [Signal::SIGXFSZ, Signal::SIGPIPE] {
+        let _ = sys::set_signal(signal, true);
+    }
     let mut child = child.map_err(|error| failed(reason(&error)))?;
     let end = Instant::now().checked_add(LIMIT);
     let status = loop {

@@ -232,24 +232,27 @@ impl Charges {
         self.pots.get(pot).map_or(0, BTreeSet::len)
     }
 
+    /// Whether the pot of a line has fewer NICs than the line's count.
+    #[must_use]
+    pub fn has_room(&self, line: &Line) -> bool {
+        let count = line.grant.as_ref().map_or(0, |(count, _)| *count);
+        self.used(&line.pot) < usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
     /// The charging rule: lines are tried from top to bottom, each is a pot named by its first field, and a NIC is
     /// charged to the first whose pot has fewer NICs than that line's count. A NIC without a record is charged by the
     /// same rule before the new one.
     #[must_use]
     pub fn choose<'a>(&self, lines: &'a [Line]) -> Choice<'a> {
         let mut charges = self.clone();
-        let room = |charges: &Self, line: &Line| {
-            let count = line.grant.as_ref().map_or(0, |(count, _)| *count);
-            charges.used(&line.pot) < usize::try_from(count).unwrap_or(usize::MAX)
-        };
         let mut strays = Vec::new();
         for nic in &self.strays {
-            if let Some(line) = lines.iter().find(|line| room(&charges, line)) {
+            if let Some(line) = lines.iter().find(|line| charges.has_room(line)) {
                 charges.add(&line.pot, nic);
                 strays.push((line.pot.clone(), nic.clone()));
             }
         }
-        let line = lines.iter().find(|line| room(&charges, line));
+        let line = lines.iter().find(|line| charges.has_room(line));
         Choice { line, used: line.map_or(0, |line| charges.used(&line.pot)), strays }
     }
 }

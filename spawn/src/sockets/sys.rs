@@ -116,13 +116,15 @@ pub fn own(fd: RawFd) -> Option<OwnedFd> {
     (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A descriptor of this process by number, such as one named on the command line.
+/// A copy, close-on-exec, of a descriptor named on the command line by its number. A copy, because one number may be
+/// named twice.
 ///
 /// # Errors
 /// EBADF when it is not open.
 pub fn take(fd: RawFd) -> Call<OwnedFd> {
     // SAFETY: no pointer.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) })?;
-    // SAFETY: it is open, and the caller of this program handed it to us by name.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let copy = check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 3) })?;
+    let copy = RawFd::try_from(copy).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

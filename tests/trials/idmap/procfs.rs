@@ -104,6 +104,29 @@ fn covered_by_pid(world: &mut World, old: bool) {
     }
 }
 
+/// The file mounted over is the same file of another process of alice's. Nobody's rights but hers are in it, and still
+/// it would undo CVE-2018-7169's cure: one process gets the `deny`, the other the map.
+fn covered_by_own(world: &mut World, old: bool) {
+    for kind in Kind::BOTH {
+        for name in COVERED {
+            let triples = format!("0 {} 1", kind.own(ALICE));
+            let other = Target::new(ALICE);
+            let victim = Target::new(ALICE);
+            let coverer = coverer_with(&format!("/proc/{}/{name}", other.pid()), &victim, name);
+            let directory = format!("/proc/{}/root/proc/{}", coverer.pid(), victim.pid());
+            let call = aged(world.helper(kind), old).opens(7, directory, PATH).arg("fd:7").words(&triples);
+            let answer = world.answer(kind, victim, call);
+            if name == kind.map() || (kind == Kind::Gid && name == "setgroups") {
+                // The map is opened first, so that a covered setgroups is found with nothing written yet.
+                answer.refused_with(world, &[name], "another process's file is mounted over it");
+            }
+            other.assert_untouched("its file is mounted over that of the target");
+            let mapped = !answer.target.map(Kind::Gid).is_empty();
+            assert!(!mapped || answer.target.setgroups() == "deny", "a self map with setgroups allowed");
+        }
+    }
+}
+
 /// A whole procfs of the coverer's own making, or a directory tree that looks like one.
 fn other_procfs(world: &mut World, old: bool) {
     for kind in Kind::BOTH {
@@ -172,6 +195,10 @@ pub fn trials() -> Vec<Trial> {
                     covered_by_bobs(world, old);
                 },
             ),
+            Trial::new(format!("CVE-2018-7169: setgroups or gid_map of another process mounted over the target's is refused{kernel}"), move |world| {
+                world.needs_ours("fd:N");
+                covered_by_own(world, old);
+            }),
             Trial::new(format!("mounts of alice's own namespace do not mislead the pid form{kernel}"), move |world| {
                 covered_by_pid(world, old)
             }),

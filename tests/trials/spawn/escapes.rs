@@ -99,8 +99,9 @@ pub fn trials() -> Vec<Trial> {
         both("CVE-2025-31133: what is masked stays masked when /dev/null of the rootfs is a link", |case| {
             swap(case, "dev/null", "/proc/sys/kernel/core_pattern");
             let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("core_pattern");
-            let out = case.out(&[], "stat -c %t:%T /proc/kcore /proc/keys; echo evil >/proc/kcore; echo evil >/proc/keys; cat /proc/sys/kernel/core_pattern");
-            assert_eq!(out, format!("1:3\n1:3\n{pattern}"));
+            let out = case.out(&[], "for f in kcore keys timer_list; do test ! -e /proc/$f || { stat -c %t:%T /proc/$f; echo evil >/proc/$f; }; done; cat /proc/sys/kernel/core_pattern");
+            let masked = ["kcore", "keys", "timer_list"].iter().filter(|name| Path::new("/proc").join(name).exists()).count();
+            assert_eq!(out, format!("{}{pattern}", "1:3\n".repeat(masked)));
             assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").expect("core_pattern"), pattern);
         }),
         both("CVE-2021-30465, CVE-2024-45310: a mount point exchanged with a link while it is mounted stays inside", |case| {
@@ -177,7 +178,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         both("CVE-2024-21626, CVE-2016-8649: no descriptor of the host's is left in process 1 or below it", |case| {
             let call = case
-                .run_call(&[], &["/bin/sh", "-c", "ls /proc/1/fd /proc/self/fd | sort -u | tr '\\n' ' '; for n in 3 4 5 6 7 8 9 10 11 12; do cat /proc/self/fd/$n/passwd 2>/dev/null && echo read $n; done; readlink /proc/1/cwd /proc/1/root"])
+                .run_call(&[], &["/bin/sh", "-c", "ls /proc/1/fd /proc/self/fd | sort -u | tr '\\n' ' '; for n in 3 4 5 6 7 8 9 10 11 12; do cat /proc/self/fd/$n/passwd 2>/dev/null && echo read $n; done; readlink /proc/1/cwd; readlink /proc/1/root"])
                 .opens(9, "/etc", libc::O_DIRECTORY)
                 .opens(10, "/", libc::O_DIRECTORY);
             let outcome = call.run(case.world);
@@ -254,7 +255,7 @@ pub fn trials() -> Vec<Trial> {
                 let call = case.spawn(&["run", "--user", "ada", "--timeout", "8", EV, "--", "/bin/id", "-u"]);
                 let outcome = call.run(case.world);
                 assert_eq!(outcome.out(), "", "{content}");
-                case.failed(&outcome, 125, &["ada", "passwd"], content);
+                case.failed(&outcome, 125, &["passwd"], content);
             }
             host.assert_same("traps");
         }),

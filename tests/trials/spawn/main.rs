@@ -8,6 +8,7 @@ mod escapes;
 mod handoff;
 mod life;
 mod maps;
+mod net;
 mod probe;
 mod sys;
 mod terminal;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         handoff::trials,
         life::trials,
         maps::trials,
+        net::trials,
         terminal::trials,
     ];
     tests::main(modules.iter().flat_map(|trials| trials()).collect())

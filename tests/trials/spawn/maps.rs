@@ -157,6 +157,28 @@ pub fn trials() -> Vec<Trial> {
             }
             case.nothing_left("limits");
         }),
+        once("a kernel without a call that is needed is told, with the version that has it", |case| {
+            for (number, said) in
+                [(libc::SYS_clone3, "Linux 5.3"), (libc::SYS_open_tree, "Linux 5.2"), (libc::SYS_fsopen, "Linux 5.2")]
+            {
+                let call = case.run_call(&[], &["/bin/id"]).as_is().as_root(move || {
+                    tests::sys::without_system_call(number, libc::ENOSYS).expect("seccomp");
+                    ALICE.become_user();
+                });
+                let outcome = call.run(case.world);
+                assert_eq!(outcome.out(), "");
+                case.failed(&outcome, 125, &[said], said);
+            }
+            // What a service manager's or another container's filter answers.
+            for (errno, said) in [(libc::EPERM, "seccomp"), (libc::EINVAL, "CONFIG_USER_NS")] {
+                let call = case.run_call(&[], &["/bin/id"]).as_is().as_root(move || {
+                    tests::sys::without_system_call(libc::SYS_clone3, errno).expect("seccomp");
+                    ALICE.become_user();
+                });
+                let outcome = call.run(case.world);
+                case.failed(&outcome, 125, &["user namespace", said], said);
+            }
+        }),
         both("a rootfs of real root's is refused with path, owner, map and cure", |case| {
             chown_all(Path::new(EV), 0);
             let outcome =

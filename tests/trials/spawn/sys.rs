@@ -115,3 +115,18 @@ pub fn make_ambient(number: u32) -> io::Result<()> {
         unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(number), 0, 0) };
     check(result).map(drop)
 }
+
+/// fork(2): `None` in the child.
+pub fn fork() -> io::Result<Option<nix::unistd::Pid>> {
+    // SAFETY: a world has one thread, so the child may use everything that the parent may.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(None),
+        pid => Ok(Some(nix::unistd::Pid::from_raw(pid))),
+    }
+}
+
+/// Ends the process without running anything.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: always sound.
+    unsafe { libc::_exit(code) }
+}

@@ -19,6 +19,12 @@ struct Terminal {
     slave: OwnedFd,
     seen: Vec<u8>,
     before: Termios,
+    /// The pid of what runs on it, and a byte when that has ended.
+    news: OwnedFd,
+    tell: OwnedFd,
+    /// Held as long as the session lasts: its end would throw away output that nobody has read yet.
+    last: Option<OwnedFd>,
+    session: OwnedFd,
 }
 
 impl Terminal {
@@ -33,19 +39,38 @@ impl Terminal {
         sys::set_window_size(slave.as_fd(), 33, 99).expect("size");
         let before = tcgetattr(&slave).expect("termios");
         assert!(before.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO));
-        Self { master: master.into(), slave, seen: Vec::new(), before }
+        let (news, tell) = tests::sys::pipe().expect("pipe");
+        let (session, last) = tests::sys::pipe().expect("pipe");
+        Self { master: master.into(), slave, seen: Vec::new(), before, news, tell, last: Some(last), session }
     }
 
-    /// Makes it the standard descriptors of `call`, and its controlling terminal.
+    /// Makes it the standard descriptors of `call`, and its controlling terminal. The session has a leader of its own,
+    /// as a login has: what is started is the leader, and [`Terminal::program`] tells of the program.
     fn attach(&self, call: Call, numbers: &'static [i32]) -> Call {
-        let slave = self.slave.try_clone().expect("dup");
+        let copy = |fd: &OwnedFd| fd.try_clone().expect("dup");
+        let (slave, tell, session) = (copy(&self.slave), copy(&self.tell), copy(&self.session));
+        let last = self.last.as_ref().expect("not finished").as_raw_fd();
         call.as_user(move || {
             nix::unistd::setsid().expect("setsid");
             sys::take_terminal(slave.as_fd()).expect("TIOCSCTTY");
             for number in numbers {
                 tests::sys::place(slave.as_raw_fd(), *number).expect("dup2");
             }
+            let Some(program) = sys::fork().expect("fork") else { return };
+            tests::sys::close(last);
+            nix::unistd::write(&tell, &program.as_raw().to_ne_bytes()).expect("pid");
+            let status = tests::sys::wait(program, 0).expect("wait").expect("a status").0;
+            nix::unistd::write(&tell, b"e").expect("end");
+            let _ = nix::unistd::read(&session, &mut [0]);
+            sys::exit_now(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 99 });
         })
+    }
+
+    /// The program that was started on it. To be called once.
+    fn program(&self) -> Pid {
+        let mut bytes = [0; 4];
+        assert_eq!(nix::unistd::read(&self.news, &mut bytes), Ok(4));
+        Pid::from_raw(i32::from_ne_bytes(bytes))
     }
 
     /// Reads until `text` has been seen.
@@ -93,25 +118,30 @@ impl Terminal {
         assert_eq!(sys::pending(self.slave.as_fd()).expect("FIONREAD"), 0, "{why}: somebody has typed");
     }
 
-    /// Waits for the end of `running` and takes what is still to be read.
+    /// Waits for the end of the program and takes what is still to be read.
     fn finish(&mut self, running: tests::call::Running, case: &mut Case<'_>) -> Outcome {
-        // The pty must be read, or a writer waits.
-        let pid = running.pid();
         let begin = Instant::now();
-        while !ended(pid) && begin.elapsed() < Duration::from_secs(30) {
-            self.read(20);
+        loop {
+            // The pty must be read, or a writer waits.
+            self.read(10);
+            let mut news = [0; 8];
+            let mut fds = [PollFd::new(self.news.as_fd(), PollFlags::POLLIN)];
+            if matches!(poll(&mut fds, 0_u16), Ok(1)) {
+                let count = nix::unistd::read(&self.news, &mut news).expect("news");
+                if news[..count].ends_with(b"e") {
+                    break;
+                }
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "the program hangs: {:?}", self.text());
         }
-        let outcome = running.finish(case.world);
-        self.read(20);
-        outcome
+        let mut seen = None;
+        while seen != Some(self.seen.len()) {
+            seen = Some(self.seen.len());
+            self.read(30);
+        }
+        self.last = None;
+        running.finish(case.world)
     }
-}
-
-/// Whether a child has ended; it stays to be waited for.
-fn ended(pid: Pid) -> bool {
-    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
 }
 
 /// The process inside whose name is `name`, as the host numbers it.
@@ -172,7 +202,7 @@ pub fn trials() -> Vec<Trial> {
                 let running = terminal.attach(shell(case, "echo begin; exec sleep 1000"), ALL).start();
                 terminal.expect("begin");
                 let _ = inside("sleep");
-                kill(running.pid(), signal).expect("kill");
+                kill(terminal.program(), signal).expect("kill");
                 terminal.finish(running, case).assert_code(code, "a signal to spawn");
                 terminal.assert_restored("a signal to spawn");
                 case.nothing_left("a signal to spawn");
@@ -225,7 +255,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         both("the command has its console as controlling terminal, /dev/console and not the caller's", |case| {
             let mut terminal = Terminal::new();
-            let script = "tty; echo x >/dev/tty; echo y >/dev/console; ls /dev/pts; stat -c %t:%T /dev/console; \
+            let script = "tty; echo x >/dev/tty; echo y >/dev/console; ls -1 /dev/pts; stat -c %t:%T /dev/console; \
                           readlink /proc/self/fd/0; stat -c %u:%g:%a /dev/pts/0; echo done";
             let running = terminal.attach(shell(case, script), ALL).start();
             terminal.finish(running, case).assert_code(0, "console");
@@ -263,9 +293,6 @@ pub fn trials() -> Vec<Trial> {
             let mut terminal = Terminal::new();
             let running = terminal.attach(shell(case, "seq 1 20000; echo the end"), ALL).start();
             terminal.finish(running, case).assert_code(0, "much output");
-            for _ in 0..50 {
-                terminal.read(5);
-            }
             let text = terminal.text();
             assert!(text.ends_with("19999\r\n20000\r\nthe end\r\n") && text.starts_with("1\r\n2\r\n"), "{}", text.len());
             assert_eq!(text.lines().count(), 20_001);

@@ -67,7 +67,7 @@ fn grammar(world: &mut World) {
 
 fn charging(world: &mut World) {
     furnish(world, "");
-    world.append("/etc/group", "nics:x:1150:alice\n");
+    world.write("/etc/group", "root:x:0:\nalice:x:1101:\nbob:x:1102:\nnics:x:1150:alice\n");
     for (config, count) in [
         ("alice veth br0 1\n@nics veth br0 2\n", 3),
         ("@nics veth br0 2\nalice veth br0 1\n", 3),
@@ -75,6 +75,9 @@ fn charging(world: &mut World) {
         ("alice veth br0 2\nalice veth br0 2\n", 2),
         ("@nosuch veth br0 3\n@bob veth br0 3\nalice veth br0 1\n", 1),
     ] {
+        if config.contains("@nosuch") && !differs(world, "lines of foreign groups") {
+            continue;
+        }
         assert_eq!(granted(world, config), count, "{config:?}");
     }
 }

@@ -48,8 +48,11 @@ fn names(world: &mut World) {
         create(&target, "").arg("").run(world).assert_code(1, "empty");
     }
     create(&target, "eth7").run(world).assert_code(1, "taken");
-    assert_eq!(veths(), there);
-    assert_eq!(listed().len(), there.len(), "no charge remains");
+    if world.ours() {
+        // 5.0.2 makes the pair first and leaves it when the name is refused later.
+        assert_eq!(veths(), there);
+        assert_eq!(listed().len(), there.len(), "no charge remains");
+    }
 }
 
 fn pids(world: &mut World) {
@@ -150,6 +153,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         Trial::once("a name that is taken inside leaves no veth, no port and no charge", |world| {
             furnish(world, TWO);
+            world.needs_ours("promise about it");
             let target = target(ALICE);
             let outcome = create(&target, "lo").run(world);
             assert_refused(world, &outcome, &["lo exists already"], "taken");

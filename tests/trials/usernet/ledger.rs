@@ -34,6 +34,7 @@ fn foreign_lines(world: &mut World) {
 }
 
 fn modes(world: &mut World) {
+    world.needs_ours("care about the caller's umask");
     furnish(world, "alice veth br0 9\n");
     for mask in [0o777, 0] {
         world.remove("/run/lxc");
@@ -81,7 +82,7 @@ fn frozen_holder(world: &mut World) {
         let call = helper(user).words("create a b").arg(target.pid().to_string()).words("veth br0");
         let outcome = with_group(call, user, NICS_GID).run(world);
         made += usize::from(outcome.code() == Some(0));
-        assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}: {}", begin.elapsed(), outcome.text());
+        assert!(begin.elapsed() < Duration::from_millis(1000), "{:?}: {}", begin.elapsed(), outcome.text());
     }
     assert_eq!((made, veths().len()), (3, 3), "two of alice's own and one of the group's, without the lock");
     assert_eq!(listed().len(), 0, "the ledger is not written without its lock");
@@ -93,6 +94,12 @@ fn frozen_holder(world: &mut World) {
     assert_exact("after the holder is gone");
 }
 
+/// Whether a system call has to do with locks, files or links: after these a call is stopped in turn.
+fn touches(number: u64) -> bool {
+    [libc::SYS_fcntl, libc::SYS_openat, libc::SYS_open, libc::SYS_sendto, libc::SYS_pwrite64, libc::SYS_setresuid]
+        .contains(&i64::try_from(number).unwrap_or(-1))
+}
+
 fn stopped(world: &mut World) {
     furnish(world, "alice veth br0 5\nbob veth br0 5\n");
     world.needs_ours("locks of its own for each user");
@@ -101,17 +108,19 @@ fn stopped(world: &mut World) {
     for step in 0.. {
         let call = create(&alices, "").start_traced();
         let pid = call.pid();
-        let mut at = 0;
+        let (mut at, mut counts) = (0, false);
         let ended = loop {
             match tests::tracer::next(pid) {
                 tests::tracer::Stop::Gone(status) => break Some(status),
-                _ if at == step => break None,
-                _ => at += 1,
+                tests::tracer::Stop::Enter(number, _) => counts = touches(number),
+                tests::tracer::Stop::Leave(_) if counts && at == step => break None,
+                tests::tracer::Stop::Leave(_) if counts => at += 1,
+                _ => {}
             }
         };
         if let Some(status) = ended {
             let _ = call.gone(status, world);
-            assert!(step > 100, "the sweep saw the whole call: {step}");
+            assert!(step > 30, "the sweep saw the whole call: {step}");
             break;
         }
         let begin = Instant::now();
@@ -121,7 +130,13 @@ fn stopped(world: &mut World) {
         assert!(waited < Duration::from_millis(1000), "step {step}: bob waited {waited:?}");
         usernet(BOB).words("detach").arg(&host).run(world).assert_silent("bob");
         kill(pid, Signal::SIGKILL).expect("kill");
-        drop(call);
+        // It stops once more on its way out, with its locks held.
+        let status = loop {
+            if let tests::tracer::Stop::Gone(status) = tests::tracer::next(pid) {
+                break status;
+            }
+        };
+        let _ = call.gone(status, world);
         for nic in veths() {
             usernet(ALICE).words("detach").arg(&nic).run(world).assert_silent("alice");
         }
@@ -132,14 +147,11 @@ fn limits(world: &mut World) {
     furnish(world, "alice veth br0 9\n");
     world.needs_ours("promise about it");
     let target = target(ALICE);
-    fields(
-        &create(&target, "")
-            .as_user(|| nix::sys::resource::setrlimit(Resource::RLIMIT_FSIZE, 0, u64::MAX).expect("limit"))
-            .run(world),
-    );
     let outcome = create(&target, "").limit(Resource::RLIMIT_FSIZE, 0).run(world);
-    outcome.assert_code(1, "a hard limit of 0 cannot be raised by who is not root any more");
-    assert_eq!(veths().len(), 1, "no claim, no link");
+    // Root without CAP_SYS_RESOURCE, as in a container, cannot undo a hard limit: then there is no claim and no link.
+    assert!(outcome.code() == Some(0) || outcome.text().contains("File too large"), "{}", outcome.text());
+    assert_eq!(veths().len(), usize::from(outcome.code() == Some(0)));
+    assert_exact("RLIMIT_FSIZE 0");
     for files in 3..12 {
         let before = veths().len();
         let outcome = create(&target, "").limit(Resource::RLIMIT_NOFILE, files).run(world);
