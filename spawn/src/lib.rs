@@ -30,6 +30,7 @@ mod own_program;
 mod plan;
 mod report;
 mod resolve;
+pub mod rootfs;
 mod setup;
 mod sockets {
     pub mod sys;

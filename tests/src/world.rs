@@ -420,7 +420,7 @@ fn read_programs() -> HashMap<String, Result<Vec<u8>, String>> {
         UnderTest::Theirs => PathBuf::from("/usr/bin"),
         UnderTest::Ours => helpers_dir(),
     };
-    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "spawn", "cgdelegate"]
+    let mut programs: HashMap<_, _> = ["newuidmap", "newgidmap", "getsubids", "idmap", "spawn", "cgdelegate", "rootfs"]
         .into_iter()
         .map(|name| (name.to_owned(), read(&directory.join(name))))
         .collect();
