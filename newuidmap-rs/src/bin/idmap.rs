@@ -225,7 +225,11 @@ fn stage(wanted: &Wanted) -> Result<(), Failure> {
         print(&format!("{record}\n"))?;
         return Err(failure(EXIT_PASSED_ON, String::new()));
     }
-    let result = work(&mut record, wanted);
+    let result = work(&mut record, wanted).map_err(|failed| {
+        // Before the record is passed on: the stages after it then speak after this line.
+        IDMAP.say(&failed.text);
+        failure(failed.status, String::new())
+    });
     if let Err(failed) = &result {
         let word = format!("idmap:{}", failed.status);
         if record.set("failed", &word).is_err() {
