@@ -16,10 +16,12 @@ use crate::request::{Attach, Delete, NO_BRIDGE, shown};
 use crate::status;
 use helper::caller::Caller;
 use helper::enter::{FullRoot, why_powerless};
-use helper::report::Failure;
+use helper::report::{Failure, reason};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io::{ErrorKind, Write as _};
 use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -540,6 +542,9 @@ impl<'a> Plan<'a> {
         };
         let alias = nic.label.alias();
         let plain = port == Port::default();
+        if self.bridge.is_none() || self.ovs {
+            no_ipv6(self.caller, &nic.host)?;
+        }
         let mut batch = Batch::default();
         batch.no_link_local_address(nic.host_index);
         if plain {
@@ -605,6 +610,21 @@ impl<'a> Plan<'a> {
             }
             error => system(&format!("make a veth {nic} on {bridge}"), error),
         }
+    }
+}
+
+/// Turns IPv6 off on a host end that is no port of a Linux bridge, before it is up: else the host believes the router
+/// advertisements that come out of the container, and its default route goes there (CVE-2020-13401).
+fn no_ipv6(caller: &Caller, host: &[u8]) -> Result<(), Failure> {
+    let _section = FullRoot::begin(caller)?;
+    let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", shown(host));
+    let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"1"));
+    match written {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            let why = "a container must not advertise routes to the host: mount /proc/sys writable";
+            Err(Failure::new(format!("write {path}: {}: {why}", reason(&error))).status(status::SYSTEM))
+        }
+        _ => Ok(()),
     }
 }
 
