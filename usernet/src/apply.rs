@@ -86,6 +86,8 @@ struct Claimed {
     line: Line,
     label: Label,
     host: Vec<u8>,
+    /// Hardware address of the host end.
+    mac: Mac,
 }
 
 /// Full pots.
@@ -178,8 +180,8 @@ impl<'a> Plan<'a> {
     pub fn attach(mut self) -> Result<Nic, Failure> {
         let mut claimed = self.claim_in_time()?;
         // From here on nothing may fail without the link and then the claim being taken away.
-        let mac = host_mac(self.hash(&claimed.line, &[&self.request.nic, b"@host".as_slice()].concat()));
-        let made = self.make(&claimed, mac);
+        let mac = claimed.mac;
+        let made = self.make(&claimed);
         let ours = entry(&claimed.label, &claimed.host);
         // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
         let _ = match made {
@@ -250,6 +252,7 @@ impl<'a> Plan<'a> {
             store.lock_own(false)?;
             root = FullRoot::begin(self.caller)?;
         }
+        self.clear_unfinished(&store)?;
         // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
         // shared pot, whose other users it must not have moved on without.
         let before = if shared { None } else { Some(self.dump()?) };
@@ -261,9 +264,26 @@ impl<'a> Plan<'a> {
         }
         drop(root);
         Ok(match result? {
-            Ok((line, label, host)) => Outcome::Claimed(Box::new(Claimed { store, line, label, host })),
+            Ok((line, label, host, mac)) => Outcome::Claimed(Box::new(Claimed { store, line, label, host, mac })),
             Err(full) => Outcome::Full(full),
         })
+    }
+
+    /// Deletes the NIC that the caller's last call claimed and, killed before it gave it an alias, never reported:
+    /// else the next claim takes the place of the only record of it. The caller's lock is held.
+    fn clear_unfinished(&mut self, store: &Store) -> Result<(), Failure> {
+        let Some(Claim { nic, mac: Some(mac), .. }) = store.own_claim() else { return Ok(()) };
+        let failed = |what: &str, error| system(&format!("{what} {}, which a killed call left", shown(&nic)), error);
+        let found = self.netlink.find(&nic).map_err(|error| failed("look up", error))?;
+        match found {
+            Some(link) if link.mac == Some(mac) && link.alias.is_empty() => {
+                match self.netlink.ask_one(|batch| batch.delete(link.index)) {
+                    Ok(_) | Err(Errno::ENODEV) => Ok(()),
+                    Err(error) => Err(failed("delete", error)),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Counts, chooses, and writes the claim. Without the ledger's lock (its holder is stopped) nothing is written to
@@ -276,7 +296,7 @@ impl<'a> Plan<'a> {
         before: Option<Vec<Link>>,
         shared: bool,
         locked: bool,
-    ) -> Result<Result<(Line, Label, Vec<u8>), Full>, Failure> {
+    ) -> Result<Result<(Line, Label, Vec<u8>, Mac), Full>, Failure> {
         let host = host_name(self.caller.uid);
         let claims = if shared { store.claims(root)? } else { Vec::new() };
         let links = match before {
@@ -291,9 +311,10 @@ impl<'a> Plan<'a> {
         let mut chosen = None;
         match (choice.line, label) {
             (Some(line), Ok(Some(label))) => {
-                store.claim(Some((&entry(&label, &host), &label.addr)))?;
+                let mac = host_mac(self.hash(line, &[&self.request.nic, b"@host".as_slice()].concat()));
+                store.claim(Some((&entry(&label, &host), &label.addr, mac)))?;
                 lines.push(entry(&label, &host).line());
-                chosen = Some((line.clone(), label, host.clone()));
+                chosen = Some((line.clone(), label, host.clone(), mac));
             }
             (_, refused) => {
                 store.claim(None)?;
@@ -394,9 +415,20 @@ impl<'a> Plan<'a> {
         let master = self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index);
         for link in links.iter().filter(|link| !labelled.contains(link.name.as_slice())) {
             let recorded = charges.pots.values().any(|nics| nics.contains(&link.name));
-            let named = master == Some(link.master) && uid_in(&link.name) == Some(self.caller.uid);
-            let label = Label::parse(&link.alias).filter(|l| l.uid == self.caller.uid && l.bridge == *bridge);
-            if !recorded && (named || label.is_some()) {
+            let label = Label::parse(&link.alias);
+            // A link of a bridge's is its port. One of none or of Open vSwitch is nobody's when its maker was killed,
+            // unless it or the ledger says otherwise.
+            let here = match master {
+                Some(master) => link.master == master,
+                None => {
+                    let elsewhere = |e: &Entry<'_>| e.nic == link.name && e.bridge != bridge;
+                    let listed = || entries(content).filter_map(|(_, entry)| entry).any(|e| elsewhere(&e));
+                    link.master == 0 && label.is_none() && !listed()
+                }
+            };
+            let named = here && uid_in(&link.name) == Some(self.caller.uid);
+            let its_own = label.is_some_and(|l| l.uid == self.caller.uid && l.bridge == *bridge);
+            if !recorded && (named || its_own) {
                 charges.strays.insert(link.name.clone());
             }
         }
@@ -451,8 +483,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn make(&mut self, claimed: &Claimed, mac: Mac) -> Result<Nic, Failure> {
-        let request = self.request;
+    fn make(&mut self, claimed: &Claimed) -> Result<Nic, Failure> {
+        let (request, mac) = (self.request, claimed.mac);
         let options = claimed.line.grant.as_ref().map(|(_, options)| *options).unwrap_or_default();
         // A derived address needs the name beforehand; else the kernel finds it.
         let derived = options.stable_mac && request.mac.is_none();
