@@ -157,6 +157,7 @@ impl<'a> Plan<'a> {
         let (charges, _) = self.tally(&content, &links, &[])?;
         let Choice { line, used, .. } = charges.choose(&self.lines);
         let Some(line) = line else { return Err(self.full(&charges)) };
+        self.may_choose_mac(line)?;
         let count = line.grant.as_ref().map_or(0, |(count, _)| *count);
         let warning = match (&line.grant, &self.bridge) {
             (Ok((_, options)), Some(bridge)) if options.mtu.is_some_and(|mtu| mtu < bridge.mtu) => {
@@ -307,7 +308,8 @@ impl<'a> Plan<'a> {
         let (charges, dead) = self.tally(&content, &links, &claims)?;
         let choice = charges.choose(&self.lines);
         let mut lines = self.missing(&content, &charges, &choice);
-        let label = choice.line.map(|line| self.label(line, &links, &claims)).transpose();
+        let label = choice.line.map(|line| self.may_choose_mac(line).and_then(|()| self.label(line, &links, &claims)));
+        let label = label.transpose();
         let mut chosen = None;
         match (choice.line, label) {
             (Some(line), Ok(Some(label))) => {
@@ -449,6 +451,18 @@ impl<'a> Plan<'a> {
         Ok(alive)
     }
 
+    /// Whether the line leaves the hardware address to the caller.
+    fn may_choose_mac(&self, line: &Line) -> Result<(), Failure> {
+        let word = match &line.grant {
+            Ok((_, options)) if self.request.mac.is_some() && options.locked => "locked",
+            Ok((_, options)) if self.request.mac.is_some() && options.stable_mac => "mac=stable",
+            _ => return Ok(()),
+        };
+        let why =
+            format!("{PATH}:{}: with {word} the hardware address is not the caller's: leave --mac out", line.number);
+        Err(Failure::new(why).status(status::NOT_PERMITTED))
+    }
+
     /// What the alias will say.
     fn label(&self, line: &Line, links: &[Link], claims: &[Claim]) -> Result<Label, Failure> {
         let mut label = Label {
@@ -487,16 +501,17 @@ impl<'a> Plan<'a> {
         let (request, mac) = (self.request, claimed.mac);
         let options = claimed.line.grant.as_ref().map(|(_, options)| *options).unwrap_or_default();
         // A derived address needs the name beforehand; else the kernel finds it.
-        let derived = options.stable_mac && request.mac.is_none();
-        let peer = if derived { self.first_free()? } else { request.nic.clone() };
-        let derived = derived.then(|| peer_mac(self.hash(&claimed.line, &peer)));
+        let peer = if options.stable_mac { self.first_free()? } else { request.nic.clone() };
+        // The address that a port is locked to is chosen here, for root in the container can change the kernel's choice
+        // before it is read back.
+        let chosen = (options.stable_mac || options.locked).then(|| peer_mac(self.hash(&claimed.line, &peer)));
         let pair = Pair {
             host: &claimed.host,
             host_mac: mac,
             mtu: options.mtu.or(self.bridge.as_ref().map(|bridge| bridge.mtu)),
             master: self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index),
             peer: &peer,
-            peer_mac: request.mac.or(derived),
+            peer_mac: chosen.or(request.mac),
             netns: self.netns.as_fd(),
         };
         let mut batch = Batch::default();
@@ -550,9 +565,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Reads the peer's name back, sets what cannot be set at creation, and brings the host end up.
-    fn finish(&mut self, mut nic: Nic, host: &Link, options: &Options, mut mac: Option<Mac>) -> Result<Nic, Failure> {
-        let named = !nic.peer.contains(&b'%');
-        if !named || (options.locked && mac.is_none()) {
+    fn finish(&mut self, mut nic: Nic, host: &Link, options: &Options, mac: Option<Mac>) -> Result<Nic, Failure> {
+        if nic.peer.contains(&b'%') {
             let peer = self.netlink.ask_one(|batch| batch.get_by_index(host.peer, host.peer_nsid));
             // Without a number of the target it would be a link of this namespace that was looked up.
             let peer =
@@ -565,7 +579,6 @@ impl<'a> Plan<'a> {
                 )?;
             nic.label.nic.clone_from(&peer.name);
             nic.peer.clone_from(&peer.name);
-            mac = mac.or(peer.mac);
         }
         let port = Port {
             isolated: options.isolated,
