@@ -627,7 +627,12 @@ impl<'a> Plan<'a> {
                 .map_err(|error| system("bring the new veth up", error))?;
         }
         if self.ovs {
-            ovs::run(self.caller, "add-port", &self.request.bridge, &nic.host)?;
+            let added = ovs::run(self.caller, "add-port", &self.request.bridge, &nic.host);
+            if added.is_err() {
+                // It may be in the database already, and would take up any later link of that name.
+                let _ = ovs::run(self.caller, "del-port", &self.request.bridge, &nic.host);
+            }
+            added?;
         }
         Ok(nic)
     }
