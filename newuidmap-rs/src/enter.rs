@@ -17,6 +17,11 @@ use nix::unistd::{
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 
+/// Signals that are ignored from [`enter`] on: those of a closed pipe and of a full file, which are errors of a call
+/// then; and those by which a terminal stops its processes. The kernel sends these whatever the ids are (job control
+/// asks no permission), so that ^Z would stop a program that holds a lock as root.
+pub const IGNORED: [Signal; 5] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
 /// What is left of root after [`enter`].
 #[derive(Clone, Copy, Debug)]
 pub struct Keep<'a> {
@@ -31,8 +36,8 @@ pub struct Keep<'a> {
 /// 1. a panic prints one line, with no backtrace, and exits;
 /// 2. the environment is cleared;
 /// 3. umask 077;
-/// 4. no core file; RLIMIT_FSIZE as high as it may go, SIGXFSZ and SIGPIPE ignored; interval timers stopped; SIGCHLD
-///    at its default; no signal blocked;
+/// 4. no core file; RLIMIT_FSIZE as high as it may go, the signals of [`IGNORED`] ignored; interval timers stopped;
+///    SIGCHLD at its default; no signal blocked;
 /// 5. not dumpable, so the caller cannot trace it;
 /// 6. the real ids are taken, once, and their names looked up;
 /// 7. no_new_privs;
@@ -71,7 +76,7 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
         setrlimit(Resource::RLIMIT_FSIZE, hard, hard).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
     }
     sys::stop_timers().map_err(|e| step("setitimer", e))?;
-    for (signal, ignore) in [(Signal::SIGPIPE, true), (Signal::SIGXFSZ, true), (Signal::SIGCHLD, false)] {
+    for (signal, ignore) in IGNORED.map(|signal| (signal, true)).into_iter().chain([(Signal::SIGCHLD, false)]) {
         sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|e| step("sigprocmask", e))?;
@@ -91,7 +96,7 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
     Ok((Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs }, groups))
 }
 
-/// A critical section that no signal of the caller's reaches. While it lives the real and saved ids are root's, which
+/// A critical section that no signal of the caller's reaches but what a terminal sends to end its processes. While it lives the real and saved ids are root's, which
 /// is what kill(2) asks about, and files are opened and made as root (setfsuid(2)). The effective ids stay the
 /// caller's: they are the way back, for which no capability is kept. A program executed from here, once its own
 /// effective ids are set to 0, has root's ids alone.

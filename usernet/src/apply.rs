@@ -16,10 +16,12 @@ use crate::request::{Attach, Delete, NO_BRIDGE, shown};
 use crate::status;
 use helper::caller::Caller;
 use helper::enter::{FullRoot, why_powerless};
-use helper::report::Failure;
+use helper::report::{Failure, reason};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io::{ErrorKind, Write as _};
 use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -84,6 +86,8 @@ struct Claimed {
     line: Line,
     label: Label,
     host: Vec<u8>,
+    /// Hardware address of the host end.
+    mac: Mac,
 }
 
 /// Full pots.
@@ -153,6 +157,7 @@ impl<'a> Plan<'a> {
         let (charges, _) = self.tally(&content, &links, &[])?;
         let Choice { line, used, .. } = charges.choose(&self.lines);
         let Some(line) = line else { return Err(self.full(&charges)) };
+        self.may_choose_mac(line)?;
         let count = line.grant.as_ref().map_or(0, |(count, _)| *count);
         let warning = match (&line.grant, &self.bridge) {
             (Ok((_, options)), Some(bridge)) if options.mtu.is_some_and(|mtu| mtu < bridge.mtu) => {
@@ -176,8 +181,8 @@ impl<'a> Plan<'a> {
     pub fn attach(mut self) -> Result<Nic, Failure> {
         let mut claimed = self.claim_in_time()?;
         // From here on nothing may fail without the link and then the claim being taken away.
-        let mac = host_mac(self.hash(&claimed.line, &[&self.request.nic, b"@host".as_slice()].concat()));
-        let made = self.make(&claimed, mac);
+        let mac = claimed.mac;
+        let made = self.make(&claimed);
         let ours = entry(&claimed.label, &claimed.host);
         // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
         let _ = match made {
@@ -248,6 +253,7 @@ impl<'a> Plan<'a> {
             store.lock_own(false)?;
             root = FullRoot::begin(self.caller)?;
         }
+        self.clear_unfinished(&store)?;
         // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
         // shared pot, whose other users it must not have moved on without.
         let before = if shared { None } else { Some(self.dump()?) };
@@ -259,9 +265,26 @@ impl<'a> Plan<'a> {
         }
         drop(root);
         Ok(match result? {
-            Ok((line, label, host)) => Outcome::Claimed(Box::new(Claimed { store, line, label, host })),
+            Ok((line, label, host, mac)) => Outcome::Claimed(Box::new(Claimed { store, line, label, host, mac })),
             Err(full) => Outcome::Full(full),
         })
+    }
+
+    /// Deletes the NIC that the caller's last call claimed and, killed before it gave it an alias, never reported:
+    /// else the next claim takes the place of the only record of it. The caller's lock is held.
+    fn clear_unfinished(&mut self, store: &Store) -> Result<(), Failure> {
+        let Some(Claim { nic, mac: Some(mac), .. }) = store.own_claim() else { return Ok(()) };
+        let failed = |what: &str, error| system(&format!("{what} {}, which a killed call left", shown(&nic)), error);
+        let found = self.netlink.find(&nic).map_err(|error| failed("look up", error))?;
+        match found {
+            Some(link) if link.mac == Some(mac) && link.alias.is_empty() => {
+                match self.netlink.ask_one(|batch| batch.delete(link.index)) {
+                    Ok(_) | Err(Errno::ENODEV) => Ok(()),
+                    Err(error) => Err(failed("delete", error)),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Counts, chooses, and writes the claim. Without the ledger's lock (its holder is stopped) nothing is written to
@@ -274,7 +297,7 @@ impl<'a> Plan<'a> {
         before: Option<Vec<Link>>,
         shared: bool,
         locked: bool,
-    ) -> Result<Result<(Line, Label, Vec<u8>), Full>, Failure> {
+    ) -> Result<Result<(Line, Label, Vec<u8>, Mac), Full>, Failure> {
         let host = host_name(self.caller.uid);
         let claims = if shared { store.claims(root)? } else { Vec::new() };
         let links = match before {
@@ -285,13 +308,15 @@ impl<'a> Plan<'a> {
         let (charges, dead) = self.tally(&content, &links, &claims)?;
         let choice = charges.choose(&self.lines);
         let mut lines = self.missing(&content, &charges, &choice);
-        let label = choice.line.map(|line| self.label(line, &links, &claims)).transpose();
+        let label = choice.line.map(|line| self.may_choose_mac(line).and_then(|()| self.label(line, &links, &claims)));
+        let label = label.transpose();
         let mut chosen = None;
         match (choice.line, label) {
             (Some(line), Ok(Some(label))) => {
-                store.claim(Some((&entry(&label, &host), &label.addr)))?;
+                let mac = host_mac(self.hash(line, &[&self.request.nic, b"@host".as_slice()].concat()));
+                store.claim(Some((&entry(&label, &host), &label.addr, mac)))?;
                 lines.push(entry(&label, &host).line());
-                chosen = Some((line.clone(), label, host.clone()));
+                chosen = Some((line.clone(), label, host.clone(), mac));
             }
             (_, refused) => {
                 store.claim(None)?;
@@ -392,9 +417,20 @@ impl<'a> Plan<'a> {
         let master = self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index);
         for link in links.iter().filter(|link| !labelled.contains(link.name.as_slice())) {
             let recorded = charges.pots.values().any(|nics| nics.contains(&link.name));
-            let named = master == Some(link.master) && uid_in(&link.name) == Some(self.caller.uid);
-            let label = Label::parse(&link.alias).filter(|l| l.uid == self.caller.uid && l.bridge == *bridge);
-            if !recorded && (named || label.is_some()) {
+            let label = Label::parse(&link.alias);
+            // A link of a bridge's is its port. One of none or of Open vSwitch is nobody's when its maker was killed,
+            // unless it or the ledger says otherwise.
+            let here = match master {
+                Some(master) => link.master == master,
+                None => {
+                    let elsewhere = |e: &Entry<'_>| e.nic == link.name && e.bridge != bridge;
+                    let listed = || entries(content).filter_map(|(_, entry)| entry).any(|e| elsewhere(&e));
+                    link.master == 0 && label.is_none() && !listed()
+                }
+            };
+            let named = here && uid_in(&link.name) == Some(self.caller.uid);
+            let its_own = label.is_some_and(|l| l.uid == self.caller.uid && l.bridge == *bridge);
+            if !recorded && (named || its_own) {
                 charges.strays.insert(link.name.clone());
             }
         }
@@ -413,6 +449,18 @@ impl<'a> Plan<'a> {
             alive.extend(names.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(name, _)| *name));
         }
         Ok(alive)
+    }
+
+    /// Whether the line leaves the hardware address to the caller.
+    fn may_choose_mac(&self, line: &Line) -> Result<(), Failure> {
+        let word = match &line.grant {
+            Ok((_, options)) if self.request.mac.is_some() && options.locked => "locked",
+            Ok((_, options)) if self.request.mac.is_some() && options.stable_mac => "mac=stable",
+            _ => return Ok(()),
+        };
+        let why =
+            format!("{PATH}:{}: with {word} the hardware address is not the caller's: leave --mac out", line.number);
+        Err(Failure::new(why).status(status::NOT_PERMITTED))
     }
 
     /// What the alias will say.
@@ -449,20 +497,21 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn make(&mut self, claimed: &Claimed, mac: Mac) -> Result<Nic, Failure> {
-        let request = self.request;
+    fn make(&mut self, claimed: &Claimed) -> Result<Nic, Failure> {
+        let (request, mac) = (self.request, claimed.mac);
         let options = claimed.line.grant.as_ref().map(|(_, options)| *options).unwrap_or_default();
         // A derived address needs the name beforehand; else the kernel finds it.
-        let derived = options.stable_mac && request.mac.is_none();
-        let peer = if derived { self.first_free()? } else { request.nic.clone() };
-        let derived = derived.then(|| peer_mac(self.hash(&claimed.line, &peer)));
+        let peer = if options.stable_mac { self.first_free()? } else { request.nic.clone() };
+        // The address that a port is locked to is chosen here, for root in the container can change the kernel's choice
+        // before it is read back.
+        let chosen = (options.stable_mac || options.locked).then(|| peer_mac(self.hash(&claimed.line, &peer)));
         let pair = Pair {
             host: &claimed.host,
             host_mac: mac,
             mtu: options.mtu.or(self.bridge.as_ref().map(|bridge| bridge.mtu)),
             master: self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index),
             peer: &peer,
-            peer_mac: request.mac.or(derived),
+            peer_mac: chosen.or(request.mac),
             netns: self.netns.as_fd(),
         };
         let mut batch = Batch::default();
@@ -516,9 +565,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Reads the peer's name back, sets what cannot be set at creation, and brings the host end up.
-    fn finish(&mut self, mut nic: Nic, host: &Link, options: &Options, mut mac: Option<Mac>) -> Result<Nic, Failure> {
-        let named = !nic.peer.contains(&b'%');
-        if !named || (options.locked && mac.is_none()) {
+    fn finish(&mut self, mut nic: Nic, host: &Link, options: &Options, mac: Option<Mac>) -> Result<Nic, Failure> {
+        if nic.peer.contains(&b'%') {
             let peer = self.netlink.ask_one(|batch| batch.get_by_index(host.peer, host.peer_nsid));
             // Without a number of the target it would be a link of this namespace that was looked up.
             let peer =
@@ -531,7 +579,6 @@ impl<'a> Plan<'a> {
                 )?;
             nic.label.nic.clone_from(&peer.name);
             nic.peer.clone_from(&peer.name);
-            mac = mac.or(peer.mac);
         }
         let port = Port {
             isolated: options.isolated,
@@ -540,6 +587,9 @@ impl<'a> Plan<'a> {
         };
         let alias = nic.label.alias();
         let plain = port == Port::default();
+        if self.bridge.is_none() || self.ovs {
+            no_ipv6(self.caller, &nic.host)?;
+        }
         let mut batch = Batch::default();
         batch.no_link_local_address(nic.host_index);
         if plain {
@@ -577,7 +627,12 @@ impl<'a> Plan<'a> {
                 .map_err(|error| system("bring the new veth up", error))?;
         }
         if self.ovs {
-            ovs::run(self.caller, "add-port", &self.request.bridge, &nic.host)?;
+            let added = ovs::run(self.caller, "add-port", &self.request.bridge, &nic.host);
+            if added.is_err() {
+                // It may be in the database already, and would take up any later link of that name.
+                let _ = ovs::run(self.caller, "del-port", &self.request.bridge, &nic.host);
+            }
+            added?;
         }
         Ok(nic)
     }
@@ -605,6 +660,21 @@ impl<'a> Plan<'a> {
             }
             error => system(&format!("make a veth {nic} on {bridge}"), error),
         }
+    }
+}
+
+/// Turns IPv6 off on a host end that is no port of a Linux bridge, before it is up: else the host believes the router
+/// advertisements that come out of the container, and its default route goes there (CVE-2020-13401).
+fn no_ipv6(caller: &Caller, host: &[u8]) -> Result<(), Failure> {
+    let _section = FullRoot::begin(caller)?;
+    let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", shown(host));
+    let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"1"));
+    match written {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            let why = "a container must not advertise routes to the host: mount /proc/sys writable";
+            Err(Failure::new(format!("write {path}: {}: {why}", reason(&error))).status(status::SYSTEM))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::netlink::Mac;
 use crate::status;
 use core::ops::Range;
 use helper::caller::Caller;
@@ -142,6 +143,8 @@ pub struct Claim {
     pub nic: Vec<u8>,
     /// The address reserved for it; empty: none.
     pub addr: Vec<u8>,
+    /// Hardware address of the host end; `None`: the claim does not say.
+    pub mac: Option<Mac>,
 }
 
 /// The open files, as [`Store::open`] or [`Store::peek`] found or made them.
@@ -266,17 +269,24 @@ impl Store {
     ///
     /// # Errors
     /// The kernel's, as of a full file system.
-    pub fn claim(&self, entry: Option<(&Entry<'_>, &[u8])>) -> Result<(), Failure> {
-        let mut bytes = entry.map_or_else(Vec::new, |(entry, addr)| {
+    pub fn claim(&self, entry: Option<(&Entry<'_>, &[u8], Mac)>) -> Result<(), Failure> {
+        let mut bytes = entry.map_or_else(Vec::new, |(entry, addr, mac)| {
             let mut line = entry.line();
             line.pop();
-            [line.as_slice(), b" ", addr, b"\n"].concat()
+            let mac = u64::from_be_bytes(eight(mac));
+            [line.as_slice(), b" ", addr, format!(" {mac:012x}\n").as_bytes()].concat()
         });
         bytes.resize(CLAIM, b'\n');
         self.own.write_all_at(&bytes, 0).map_err(|error| {
             let text = format!("write {CLAIMS}/{}: {}: nothing was made", self.own_name, reason(&error));
             Failure::new(text).status(status::SYSTEM)
         })
+    }
+
+    /// What the caller's last call has claimed, when no call of his is under way: his lock is held.
+    #[must_use]
+    pub fn own_claim(&self) -> Option<Claim> {
+        read_claim(&self.own, false)
     }
 
     /// The claims of all users; the caller's own, which he has left behind when he holds his lock, as a dead one.
@@ -379,7 +389,17 @@ fn read_claim(file: &File, alive: bool) -> Option<Claim> {
     let mut fields = line.split(|b| *b == b' ');
     let pot = fields.next().filter(|pot| !pot.is_empty())?.to_vec();
     let (_, bridge, nic) = (fields.next()?, fields.next()?.to_vec(), fields.next()?.to_vec());
-    Some(Claim { alive, pot, bridge, nic, addr: fields.next().unwrap_or_default().to_vec() })
+    let addr = fields.next().unwrap_or_default().to_vec();
+    let mac = fields.next().filter(|digits| digits.len() == 12 && digits.iter().all(u8::is_ascii_hexdigit));
+    let mac = mac.and_then(|digits| u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok());
+    let mac = mac.map(u64::to_be_bytes).map(|[_, _, a, b, c, d, e, f]| [a, b, c, d, e, f]);
+    Some(Claim { alive, pot, bridge, nic, addr, mac })
+}
+
+/// A hardware address as the low bytes of a number, most significant first.
+const fn eight(mac: Mac) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac;
+    [0, 0, a, b, c, d, e, f]
 }
 
 fn whole_file(kind: libc::c_int) -> libc::flock {

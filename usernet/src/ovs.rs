@@ -5,7 +5,7 @@
 use crate::request::shown;
 use crate::status;
 use helper::caller::Caller;
-use helper::enter::FullRoot;
+use helper::enter::{FullRoot, IGNORED};
 use helper::report::{Failure, reason};
 use helper::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -55,7 +55,7 @@ pub fn run(caller: &Caller, verb: &str, bridge: &[u8], nic: &[u8]) -> Result<(),
         let _ = sys::set_signal(signal, false);
     }
     let child = command.spawn();
-    for signal in [Signal::SIGXFSZ, Signal::SIGPIPE] {
+    for signal in IGNORED {
         let _ = sys::set_signal(signal, true);
     }
     let mut child = child.map_err(|error| failed(reason(&error)))?;
