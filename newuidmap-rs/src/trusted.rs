@@ -31,6 +31,16 @@ pub enum Distrust {
     Refused(String),
 }
 
+/// The state of a file at a time: two that are equal are of the same file with the same content, as far as its times
+/// tell (kernels before Linux 6.13 advance them only every few milliseconds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Device, inode number, and size in bytes.
+    file: (u64, u64, u64),
+    /// Time of the last change of content and of the last change of the inode, in seconds and nanoseconds.
+    changed: [(i64, i64); 2],
+}
+
 /// An open file that root owns and nobody else can write.
 #[derive(Debug)]
 pub struct Trusted {
@@ -82,6 +92,18 @@ impl Trusted {
             return refuse(&format!("its mode {:04o} lets others write it (chmod go-w {path})", meta.mode() & 0o7777));
         }
         Ok(Self { file, passed_over: false })
+    }
+
+    /// What tells this state of the file from a later one.
+    ///
+    /// # Errors
+    /// That of fstat(2), in words.
+    pub fn version(&self) -> Result<Version, String> {
+        let meta = self.file.metadata().map_err(|e| reason(&e))?;
+        Ok(Version {
+            file: (meta.dev(), meta.ino(), meta.size()),
+            changed: [(meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())],
+        })
     }
 
     /// Whether a line was too long to be looked at.

@@ -68,6 +68,7 @@ impl Nic {
 #[derive(Debug)]
 pub struct Plan<'a> {
     caller: &'a Caller,
+    grants: &'a Grants,
     request: &'a Attach,
     netns: &'a OwnedFd,
     lines: Vec<Line>,
@@ -112,7 +113,12 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// No grant, no bridge, or an option that the kernel cannot do; in words.
-    pub fn new(caller: &'a Caller, grants: &Grants, request: &'a Attach, netns: &'a OwnedFd) -> Result<Self, Failure> {
+    pub fn new(
+        caller: &'a Caller,
+        grants: &'a Grants,
+        request: &'a Attach,
+        netns: &'a OwnedFd,
+    ) -> Result<Self, Failure> {
         let lines = grants.on(&request.bridge)?;
         let mut netlink = Netlink::open().map_err(|error| system("open a netlink socket", error))?;
         let (mut bridge, mut ovs) = (None, false);
@@ -121,7 +127,7 @@ impl<'a> Plan<'a> {
             ovs = link.kind != b"bridge";
             bridge = Some(link);
         }
-        let plan = Self { caller, request, netns, lines, netlink, bridge, ovs, stuck: false };
+        let plan = Self { caller, grants, request, netns, lines, netlink, bridge, ovs, stuck: false };
         for line in &plan.lines {
             plan.can_do(line)?;
         }
@@ -253,6 +259,7 @@ impl<'a> Plan<'a> {
             store.lock_own(false)?;
             root = FullRoot::begin(self.caller)?;
         }
+        self.grants.still_hold(&root)?;
         self.clear_unfinished(&store)?;
         // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
         // shared pot, whose other users it must not have moved on without.

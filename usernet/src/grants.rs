@@ -6,8 +6,9 @@ use crate::policy::{Line, PATH, Who, parse_line};
 use crate::status;
 use core::ops::ControlFlow;
 use helper::caller::{Caller, plain_number};
+use helper::enter::FullRoot;
 use helper::report::Failure;
-use helper::trusted::{Distrust, Trusted};
+use helper::trusted::{Distrust, Trusted, Version};
 use std::collections::BTreeMap;
 
 const GROUP: &str = "/etc/group";
@@ -21,6 +22,8 @@ pub struct Grants {
     pub lines: Vec<Line>,
     /// Lines that are for nobody, by number, with the reason.
     pub ignored: Vec<(u64, String)>,
+    /// The files that this was read from, as they were then.
+    sources: Vec<(&'static str, Version)>,
 }
 
 impl Grants {
@@ -34,7 +37,8 @@ impl Grants {
             Failure::new(why).status(status::NOT_PERMITTED)
         })?;
         let (mut lines, mut ignored) = (Vec::new(), Vec::new());
-        each_line(PATH, |number, line| {
+        let mut sources = Vec::new();
+        let version = each_line(PATH, |number, line| {
             match parse_line(number, line) {
                 Ok(Some(line)) if everyone || matches!(&line.who, Who::Group(_)) => lines.push(line),
                 Ok(Some(line)) if line.who == Who::User(name.clone()) => lines.push(line),
@@ -43,14 +47,31 @@ impl Grants {
             }
             ControlFlow::Continue(())
         })?;
+        sources.push((PATH, version));
         if !everyone && lines.iter().any(|line| matches!(line.who, Who::Group(_))) {
-            let gids = gids_of(&lines)?;
+            let (gids, version) = gids_of(&lines)?;
+            sources.push((GROUP, version));
             lines.retain(|line| match &line.who {
                 Who::User(_) => true,
                 Who::Group(group) => gids.get(group).is_some_and(|gid| groups.contains(gid)),
             });
         }
-        Ok(Self { name, lines, ignored })
+        Ok(Self { name, lines, ignored, sources })
+    }
+
+    /// Whether the files still are what was read: a call that its user stopped before it took his lock may be continued
+    /// long after its grant was taken away.
+    ///
+    /// # Errors
+    /// They are not, or cannot be looked at; in words.
+    pub fn still_hold(&self, _root: &FullRoot) -> Result<(), Failure> {
+        for (path, version) in &self.sources {
+            if opened(path)?.version().as_ref() != Ok(version) {
+                let why = format!("{path} has changed meanwhile: nothing was made: try again");
+                return Err(Failure::new(why).status(status::LATER));
+            }
+        }
+        Ok(())
     }
 
     /// The lines for `bridge` that grant something, in file order.
@@ -84,10 +105,10 @@ impl Grants {
 }
 
 /// The gid of each group that is named in `lines`: the first line with the name counts.
-fn gids_of(lines: &[Line]) -> Result<BTreeMap<Vec<u8>, u32>, Failure> {
+fn gids_of(lines: &[Line]) -> Result<(BTreeMap<Vec<u8>, u32>, Version), Failure> {
     let wanted = |name: &[u8]| lines.iter().any(|line| matches!(&line.who, Who::Group(group) if group == name));
     let mut gids = BTreeMap::new();
-    each_line(GROUP, |_, line| {
+    let version = each_line(GROUP, |_, line| {
         // group(5): name, password, gid, members.
         let mut fields = line.splitn(4, |b| *b == b':');
         if let (Some(name), Some(_), Some(gid)) = (fields.next(), fields.next(), fields.next())
@@ -98,19 +119,25 @@ fn gids_of(lines: &[Line]) -> Result<BTreeMap<Vec<u8>, u32>, Failure> {
         }
         ControlFlow::Continue(())
     })?;
-    Ok(gids)
+    Ok((gids, version))
 }
 
-fn each_line(path: &str, each: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<(), Failure> {
+/// Calls `each` for each line; the version of the file is taken before the first.
+fn each_line(path: &str, each: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<Version, Failure> {
+    let failed = |why: String| Failure::new(format!("read {path}: {why}")).status(status::CONFIG);
+    let mut file = opened(path)?;
+    let version = file.version().map_err(failed)?;
+    file.each_line(each).map_err(failed)?;
+    Ok(version)
+}
+
+fn opened(path: &str) -> Result<Trusted, Failure> {
     let failed = |why: String| Failure::new(why).status(status::CONFIG);
-    let mut file = match Trusted::open(path) {
-        Ok(file) => file,
-        Err(Distrust::Missing) => {
-            return Err(failed(format!(
-                "cannot read {path}: there is no such file; an administrator writes a line like \"alice veth lxcbr0 10\" into it"
-            )));
-        }
-        Err(Distrust::Refused(why)) => return Err(failed(why)),
-    };
-    file.each_line(each).map_err(|why| failed(format!("read {path}: {why}")))
+    match Trusted::open(path) {
+        Ok(file) => Ok(file),
+        Err(Distrust::Missing) => Err(failed(format!(
+            "cannot read {path}: there is no such file; an administrator writes a line like \"alice veth lxcbr0 10\" into it"
+        ))),
+        Err(Distrust::Refused(why)) => Err(failed(why)),
+    }
 }

@@ -35,6 +35,40 @@ fn locked(world: &mut World) {
     assert!(fdb.lines().any(|line| line.starts_with(&inside) && line.contains("static")), "{fdb}");
 }
 
+fn mac_is_not_the_callers(world: &mut World) {
+    furnish(world, "");
+    for word in ["locked", "mac=stable"] {
+        world.write(CONFIG, format!("alice veth br0 5 {word}\n"));
+        let target = target(ALICE);
+        let attach = |words: &str| usernet(ALICE).words(&format!("attach br0 --pid {} {words}", target.pid()));
+        for check in ["", "--check"] {
+            let outcome = attach(&format!("--mac 02:00:00:00:00:07 {check}")).run(world);
+            outcome.assert_code(77, word);
+            assert!(outcome.text().contains(&format!("{CONFIG}:1: with {word} ")), "{}", outcome.text());
+        }
+        assert!(veths().is_empty(), "{word}");
+        attach("").run(world).assert_code(0, word);
+        target.end();
+        crate::eventually("no veth is left", || veths().is_empty());
+    }
+}
+
+fn no_ipv6_without_a_bridge(world: &mut World) {
+    furnish(world, "alice veth none 2\n");
+    let target = target(ALICE);
+    let call = usernet(ALICE).words("attach none --pid").arg(target.pid().to_string());
+    let [_, _, host, _] = fields(&call.run(world));
+    let sysctl = format!("/proc/sys/net/ipv6/conf/{host}/disable_ipv6");
+    match std::fs::read_to_string(&sysctl) {
+        Ok(value) => assert_eq!(value, "1\n", "{sysctl}"),
+        Err(error) => {
+            let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6/conf/all").exists();
+            assert!(!has_ipv6, "{sysctl}: {error}");
+            world.ignore("this kernel has no IPv6");
+        }
+    }
+}
+
 /// Two containers on one bridge, addresses set: whether the first reaches the other and the bridge.
 fn reaches(world: &mut World, config: &str) -> (bool, bool) {
     world.write(CONFIG, config);
@@ -72,6 +106,10 @@ pub fn trials() -> Vec<Trial> {
     };
     vec![
         ours("mac=stable gives the same NIC the same hardware address", stable),
+        ours("locked and mac=stable leave no hardware address to the caller", mac_is_not_the_callers),
+        ours("a host end without a bridge has no IPv6, so that no router advertisement reaches it", |world| {
+            no_ipv6_without_a_bridge(world);
+        }),
         ours("locked and isolated set the port before it is up, with one static entry", locked),
         ours("isolated containers reach the bridge and not each other, plain and locked ones both", |world| {
             furnish(world, "");
