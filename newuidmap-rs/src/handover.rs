@@ -1,7 +1,7 @@
 //! The entry and the end of a program that executes the caller's own command: what it was given, it hands over.
 
 use crate::caller::Caller;
-use crate::enter::{Keep, account, become_caller, cap_step, set_panic_hook, step};
+use crate::enter::{IGNORED, Keep, account, become_caller, cap_step, set_panic_hook, step};
 use crate::report::{Failure, Program, reason};
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
@@ -55,12 +55,12 @@ pub fn enter_to_exec(
     setrlimit(Resource::RLIMIT_FSIZE, file_size.1, file_size.1).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
     let timers = sys::exchange_timers(None).map_err(|e| step("setitimer", e))?;
     let mut ignored = vec![(Signal::SIGPIPE, sys::sigpipe_was_ignored())];
-    for signal in [Signal::SIGXFSZ, Signal::SIGCHLD, Signal::SIGALRM] {
-        ignored.push((signal, sys::is_ignored(signal).map_err(|e| step("sigaction", e))?));
-    }
-    for (signal, ignore) in
-        [(Signal::SIGPIPE, true), (Signal::SIGXFSZ, true), (Signal::SIGCHLD, false), (Signal::SIGALRM, false)]
-    {
+    let changed = IGNORED.map(|signal| (signal, true)).into_iter();
+    for (signal, ignore) in changed.chain([(Signal::SIGCHLD, false), (Signal::SIGALRM, false)]) {
+        // Rust's start has changed SIGPIPE before anything here could look.
+        if signal != Signal::SIGPIPE {
+            ignored.push((signal, sys::is_ignored(signal).map_err(|e| step("sigaction", e))?));
+        }
         crate::sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;
     }
     let mut blocked = SigSet::empty();
