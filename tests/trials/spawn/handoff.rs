@@ -246,7 +246,9 @@ pub fn trials() -> Vec<Trial> {
             let pid = held.pid();
             assert_eq!(ask(&held.field("control"), "abort\n", 1).as_slice(), ["exited 125"]);
             case.nothing_left("abort");
-            // Another process of alice's, in a user namespace that waits for its map as well, gets the number.
+            // Another process of alice's, in a user namespace that waits for its map as well, gets the number. A start
+            // time counts clock ticks of 10 ms: within the same one no record could tell the two apart.
+            std::thread::sleep(Duration::from_millis(50));
             fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("ns_last_pid");
             let stranger = tests::Target::new(ALICE);
             assert_eq!(stranger.pid().as_raw(), pid, "the number is used again");
