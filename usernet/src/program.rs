@@ -109,8 +109,10 @@ impl Call {
             record = Record::new(record.pid(), record.start());
             let _ = record.set("failed", &word);
         }
+        // Before the record goes on: the stages after it then speak after this line.
+        self.program.say(&failure.text);
         let _ = print(&format!("{record}\n"));
-        Err(failure)
+        Err(Failure::new("").status(failure.status))
     }
 
     fn make(&self, request: &Attach, pid: i32, start: Option<u64>, check: bool) -> Result<Option<Nic>, Failure> {

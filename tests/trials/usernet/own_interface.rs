@@ -41,7 +41,7 @@ fn refusing(world: &mut World) {
         (format!("handoff/1 pid={pid} start={start} failed=idmap:77"), 75, "failed=idmap:77"),
         (format!("handoff/1 pid={pid} start={}", start + 1), 65, "failed=usernet:65"),
         (format!("handoff/1 pid={} start={}", bobs.pid(), start_of(bobs.pid())), 77, "failed=usernet:77"),
-        (format!("handoff/1 pid=1 start={start}"), 65, "failed=usernet:65"),
+        (format!("handoff/1 pid=1 start={}", start_of(nix::unistd::Pid::from_raw(1)) + 1), 65, "failed=usernet:65"),
     ] {
         let outcome = stage(&line).run(world);
         outcome.assert_code(code, &line);
