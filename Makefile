@@ -28,7 +28,7 @@ help:
 	@echo 'make bench       tables: ours beside the originals (root)'
 	@echo 'make check-kernels   the cgroup tests on kernels 5.10, 6.1 and 6.12 under qemu (half an hour, no root)'
 	@echo 'make fuzz        fuzz the parsers for SECONDS=60 each (nightly Rust)'
-	@echo 'make install     PREFIX=/usr/local DESTDIR= ; newuidmap, newgidmap mode 4755, or CAPS=1: file capabilities'
+	@echo 'make install     PREFIX=/usr/local DESTDIR= ; the privileged programs mode 4755 (CAPS=1: the map writers with capabilities)'
 	@echo 'make uninstall   the same settings'
 	@echo 'make style, make test, make test-theirs    parts of make check'
 	@echo 'make clean       remove target/, the musl standard library included'
