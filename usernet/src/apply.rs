@@ -14,7 +14,7 @@ use crate::ovs;
 use crate::policy::{Charges, Choice, Line, Options, PATH, host_mac, is_link_name, peer_mac, stable_hash};
 use crate::request::{Attach, Delete, NO_BRIDGE, shown};
 use crate::status;
-use helper::caller::Caller;
+use helper::caller::{Caller, plain_number};
 use helper::enter::{FullRoot, why_powerless};
 use helper::report::{Failure, reason};
 use nix::errno::Errno;
@@ -858,9 +858,8 @@ fn host_name(uid: u32) -> Vec<u8> {
 
 /// The uid in the name of a host end.
 fn uid_in(name: &[u8]) -> Option<u32> {
-    let (digits, rest) = core::str::from_utf8(name).ok()?.strip_prefix("veth")?.split_once('_')?;
-    let canonical = !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse().ok().filter(|_| canonical && rest.len() == 4)
+    let (digits, rest) = name.strip_prefix(b"veth")?.split_last_chunk::<5>()?;
+    plain_number(digits).filter(|_| rest.first() == Some(&b'_') && digits.first() != Some(&b'0'))
 }
 
 fn system(what: &str, error: Errno) -> Failure {
