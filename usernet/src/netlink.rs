@@ -130,6 +130,7 @@ impl Batch {
             if let Some(master) = pair.master {
                 m.attribute(libc::IFLA_MASTER, &master.to_ne_bytes());
             }
+            m.one_queue();
             m.nested(libc::IFLA_LINKINFO, |m| {
                 m.attribute(libc::IFLA_INFO_KIND, b"veth");
                 m.nested(libc::IFLA_INFO_DATA, |m| {
@@ -142,6 +143,7 @@ impl Batch {
                         if let Some(mtu) = pair.mtu {
                             m.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());
                         }
+                        m.one_queue();
                         m.attribute(libc::IFLA_NET_NS_FD, &pair.netns.as_raw_fd().to_ne_bytes());
                     });
                 });
@@ -294,6 +296,13 @@ impl Batch {
 
     fn name(&mut self, name: &[u8]) {
         self.attribute(libc::IFLA_IFNAME, &[name, b"\0"].concat());
+    }
+
+    /// One queue in each direction. Without this the kernel makes as many as there are CPUs, and then all but one idle
+    /// again (veth_init_queues() of drivers/net/veth.c), for which it interrupts every CPU.
+    fn one_queue(&mut self) {
+        self.attribute(libc::IFLA_NUM_TX_QUEUES, &1_u32.to_ne_bytes());
+        self.attribute(libc::IFLA_NUM_RX_QUEUES, &1_u32.to_ne_bytes());
     }
 
     fn in_namespace(&mut self, nsid: Option<i32>) {
@@ -732,10 +741,13 @@ mod tests {
             inside.attributes.push(LinkAttribute::IfName(peer));
             inside.attributes.extend(peer_mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
             inside.attributes.extend(mtu.map(LinkAttribute::Mtu));
+            let queues = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+            inside.attributes.extend(queues.clone());
             inside.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
             let mut expected = vec![LinkAttribute::IfName(host), LinkAttribute::Address(host_mac.to_vec())];
             expected.extend(mtu.map(LinkAttribute::Mtu));
             expected.extend(master.map(LinkAttribute::Controller));
+            expected.extend(queues);
             expected.push(LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
             ]));
