@@ -133,6 +133,27 @@ impl FullRoot {
             Err(Failure::new("setfsuid: the kernel did not take root's ids: refusing to go on"))
         }
     }
+
+    /// Does `work` with the caller's uid and with gid 0 for file access, and without the right to pass file permissions:
+    /// so that the kernel decides whether an access is allowed, and not this program. What nobody but the caller and
+    /// gid 0 may write can be written.
+    ///
+    /// # Errors
+    /// The kernel did not change the ids, in words. If it did not change them back, this program ends.
+    pub fn without_file_privilege<T>(&self, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        let root = Uid::from_raw(0);
+        setfsuid(self.uid);
+        // The kernel makes a process dumpable when this id changes, see hide().
+        hide()?;
+        let changed = setfsuid(self.uid) == self.uid;
+        let result = changed.then(work);
+        setfsuid(root);
+        if setfsuid(root) != root || hide().is_err() {
+            let _ = std::io::stderr().write_all(b"setfsuid: cannot take root's ids again: refusing to go on\n");
+            sys::exit_now(1);
+        }
+        result.ok_or_else(|| Failure::new("setfsuid: the kernel did not take the caller's id: refusing to go on"))
+    }
 }
 
 impl Drop for FullRoot {
