@@ -81,8 +81,9 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
         go
     };
     card::set_up(&plan.cards)?;
-    sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::Cgroup, c""))?;
     sys::set_umask(0o022);
+    plan.own_cgroup.enter();
+    sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::Cgroup, c""))?;
 
     let root = match &plan.root {
         Root::Directory(path) => attach_directory(plan, tree, path)?,
