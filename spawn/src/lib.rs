@@ -12,6 +12,7 @@ mod card;
 mod child;
 mod cli;
 mod client;
+pub mod config;
 mod console;
 mod container;
 mod devices;
