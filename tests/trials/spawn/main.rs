@@ -5,6 +5,7 @@ mod case;
 mod command;
 mod container;
 mod escapes;
+mod examples;
 mod handoff;
 mod life;
 mod maps;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         command::trials,
         container::trials,
         escapes::trials,
+        examples::trials,
         handoff::trials,
         life::trials,
         maps::trials,
