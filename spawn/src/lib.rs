@@ -13,6 +13,7 @@ mod cgroup;
 mod child;
 mod cli;
 mod client;
+pub mod config;
 mod console;
 mod container;
 mod devices;

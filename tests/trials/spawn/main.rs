@@ -9,6 +9,7 @@ mod cgroups;
 mod command;
 mod container;
 mod escapes;
+mod examples;
 mod handoff;
 mod life;
 mod maps;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         command::trials,
         container::trials,
         escapes::trials,
+        examples::trials,
         handoff::trials,
         life::trials,
         maps::trials,
