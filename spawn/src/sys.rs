@@ -165,16 +165,6 @@ pub fn die_with_parent() -> Call<()> {
     check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
 }
 
-/// prctl(PR_SET_DUMPABLE): whether processes of the same user, and the owner of the user namespace, may look into this
-/// one by ptrace(2) and /proc/PID/ns.
-///
-/// # Errors
-/// Its errno.
-pub fn set_dumpable(dumpable: bool) -> Call<()> {
-    // SAFETY: no pointer.
-    check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, c_ulong::from(dumpable), 0, 0, 0) }).map(drop)
-}
-
 /// setresgid(2) and then setresuid(2), each with the same id three times.
 ///
 /// # Errors

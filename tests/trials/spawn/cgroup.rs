@@ -224,6 +224,37 @@ pub fn trials() -> Vec<Trial> {
             assert_eq!(not_a_root(&outcome.out(), &["v2"]), [""; 0], "{}", outcome.out());
             assert_eq!(fs::read_dir(top.join("scope")).expect("scope").flatten().filter(|e| e.path().is_dir()).count(), 0);
         }),
+        once("a unit of systemd's user instance is used with Delegate=yes alone", |case| {
+            let cgroups = cgroups(case, LINE);
+            case.world.needs_tool("/usr/bin/setfattr");
+            case.make_rootfs("/home/alice/own", ALICE.uid);
+            // As the user's systemd makes one: all of it is his, and the mark tells whose it is to manage.
+            let unit = cgroups.need("v2").join(&cgroups.base).join("run-r1.scope");
+            fs::create_dir_all(&unit).expect("scope");
+            for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+                std::os::unix::fs::chown(unit.join(file), Some(ALICE.uid), Some(ALICE.gid)).expect("chown");
+            }
+            let start = |case: &mut Case<'_>| {
+                let procs = unit.join("cgroup.procs");
+                let words = ["run", "--map", "self", "/home/alice/own", "--", "/bin/sleep", "1000"];
+                let call = case.spawn(&words).as_root(move || fs::write(procs, "0").expect("enter"));
+                let running = call.start();
+                let pid = sleeper();
+                let places = (place(running.pid(), "v2"), place(pid, "v2"));
+                kill(running.pid(), Signal::SIGTERM).expect("kill");
+                running.finish(case.world).assert_code(143, "ended");
+                places
+            };
+            let node = format!("/{}/run-r1.scope", cgroups.base);
+            assert_eq!(start(case), (node.clone(), node.clone()), "systemd's to manage");
+            let marked = std::process::Command::new("/usr/bin/setfattr").args(["-n", "user.delegate", "-v", "1"]).arg(&unit).status();
+            assert!(marked.expect("setfattr").success());
+            let (own, leaf) = start(case);
+            assert_eq!(own, format!("{node}/supervisor"));
+            assert!(leaf.starts_with(&format!("{node}/own.")), "{leaf}");
+            let left: Vec<_> = cgroups.directories().into_iter().filter(|path| path.starts_with(&unit) && *path != unit).collect();
+            assert_eq!(left, [unit.join("supervisor")], "the leaf goes with the container");
+        }),
     ]
     .into_iter()
     .flatten()
