@@ -124,7 +124,7 @@ impl Inheritance {
 
     /// Executes `program` with `arguments` (argv\[0\] first) and everything that this program was started with:
     /// environment, umask, limits, timers, dispositions, signal mask. Descriptors and the working directory were never
-    /// touched. Comes after
+    /// touched; those of descriptors 0, 1 and 2 that were closed are closed again. Comes after
     /// [`become_caller_for_good`]. A file that is neither binary nor names its interpreter is given to
     /// /bin/sh, as execvp(3) does.
     ///
@@ -148,6 +148,7 @@ impl Inheritance {
         if let Err(error) = restored() {
             return error;
         }
+        sys::close_as_at_start();
         match sys::exec(program, arguments, &environment) {
             Errno::ENOEXEC => {
                 let mut shell = vec![c"sh".to_owned(), program.to_owned()];
