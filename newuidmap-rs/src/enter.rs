@@ -102,7 +102,7 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
 /// effective ids are set to 0, has root's ids alone.
 #[derive(Debug)]
 pub struct FullRoot {
-    uid: Uid,
+    pub(crate) uid: Uid,
     gid: Gid,
 }
 
@@ -132,27 +132,6 @@ impl FullRoot {
         } else {
             Err(Failure::new("setfsuid: the kernel did not take root's ids: refusing to go on"))
         }
-    }
-
-    /// Does `work` with the caller's uid and with gid 0 for file access, and without the right to pass file permissions:
-    /// so that the kernel decides whether an access is allowed, and not this program. What nobody but the caller and
-    /// gid 0 may write can be written.
-    ///
-    /// # Errors
-    /// The kernel did not change the ids, in words. If it did not change them back, this program ends.
-    pub fn without_file_privilege<T>(&self, work: impl FnOnce() -> T) -> Result<T, Failure> {
-        let root = Uid::from_raw(0);
-        setfsuid(self.uid);
-        // The kernel makes a process dumpable when this id changes, see hide().
-        hide()?;
-        let changed = setfsuid(self.uid) == self.uid;
-        let result = changed.then(work);
-        setfsuid(root);
-        if setfsuid(root) != root || hide().is_err() {
-            let _ = std::io::stderr().write_all(b"setfsuid: cannot take root's ids again: refusing to go on\n");
-            sys::exit_now(1);
-        }
-        result.ok_or_else(|| Failure::new("setfsuid: the kernel did not take the caller's id: refusing to go on"))
     }
 }
 
@@ -230,7 +209,7 @@ pub(crate) fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: 
 
 /// Not dumpable: the caller can neither trace the program nor open its files in /proc. The kernel sets this anew, from
 /// the sysctl fs.suid_dumpable, whenever an effective id changes (commit_creds() of kernel/cred.c).
-fn hide() -> Result<(), Failure> {
+pub(crate) fn hide() -> Result<(), Failure> {
     prctl::set_dumpable(false).map_err(|e| step("prctl PR_SET_DUMPABLE", e))
 }
 
