@@ -44,10 +44,8 @@ pub fn plan(options: &Options, held: bool) -> Outcome<Plan> {
     let hostname = options.hostname.clone().or_else(|| config.hostname.clone());
     let hostname = hostname.unwrap_or_else(|| container::hostname_of(&name));
     if hostname.is_empty() || hostname.len() > 64 || hostname.contains(char::is_control) {
-        return Err(Failure::own(format!(
-            "the host name \"{}\" is empty, longer than 64 bytes or no text",
-            hostname.escape_default()
-        )));
+        let key = if options.hostname.is_some() { "--hostname" } else { "lxc.uts.name" };
+        return Err(Failure::own(format!("{key}: \"{}\" is empty or longer than 64 bytes", hostname.escape_default())));
     }
     let read_only = options.read_only || config.read_only;
     let root = root(options, &config, place, read_only)?;
