@@ -10,6 +10,7 @@ mod ambient;
 mod attach;
 mod boot;
 mod card;
+mod cgroup;
 mod child;
 mod cli;
 mod client;
@@ -58,6 +59,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use attach::Attacher;
+use cgroup::{Asked, Own};
 use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
 use config::HookKind;
@@ -176,12 +178,17 @@ fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
     let hold = status::named("--hold-fd", options.hold_fd)?;
     // Step by step only when somebody wants to know of the steps, or has something to do between them.
     let held = hold.is_some() || status.is_some() || !options.net.is_empty();
-    let plan = options.plan(held)?;
+    let mut plan = options.plan(held)?;
     let held = plan.held;
     let map = map_of(options, &plan)?;
     check_root(&plan, &map)?;
     hooks::run(&plan, HookKind::PreStart, None)?;
     let tools = Tools::find(&map)?;
+    // Removed when this function returns, whatever becomes of the container.
+    let mut cgroup = Asked { more: &plan.limits, ..options.cgroup() }.find(&plan.name)?;
+    if cgroup.is_none() {
+        plan.own_cgroup = Own::look(&plan.name);
+    }
     let attacher = Attacher::find(&plan.cards)?;
     let stdio = Stdio::own().map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
     let signals = Signals::block()?;
@@ -191,11 +198,13 @@ fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
             status.tell(&State::Created { pid: child.pid, start: child.start_time()?, name: &plan.name });
         }
         child.write_map(&map, &tools, deadline)?;
+        // While the child still is the caller, whose processes alone cgdelegate moves for him.
+        let places = cgroup.as_mut().map_or(Ok(Vec::new()), |cgroup| cgroup.attach(&child, deadline))?;
         if held {
             status.tell(&State::Mapped);
             child.make_network(deadline)?;
             let nics = attacher.attach(&plan.cards, &child, &plan.name, deadline)?;
-            status.tell(&State::Network { nics: &nics });
+            status.tell(&State::Network { nics: &nics, cgroup: &places });
             hooks::run(&plan, HookKind::StartHost, Some(child.pid))?;
         }
         hold.as_ref().map_or(Ok(()), |hold| status::wait_for_byte(hold, &child, &signals, deadline))
@@ -218,6 +227,12 @@ fn hold_container(options: &Options) -> Outcome<u8> {
         return Err(Failure::own(
             "--info-fd and --hold-fd are for `spawn run`: the pipeline has the record and the control socket",
         ));
+    }
+    if options.cgroup().any() {
+        return Err(Failure::own(format!(
+            "--cgroup, --memory, --pids and --cpus are for `spawn run`: in the pipeline it is a stage, `| cgdelegate attach {}`",
+            options.cgroup().words("NAME").join(" ")
+        )));
     }
     let map = match options.map {
         Some(MapOption::Own) => Map::own(),

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::card::Card;
+use crate::cgroup::Own;
 use crate::config::{Auto, Config};
 use crate::confine::Confinement;
 
@@ -212,6 +213,10 @@ pub struct Plan {
     pub read_only: bool,
     /// Network cards beside the loopback, which are there when the child is told to go. Only with `held`.
     pub cards: Vec<Card>,
+    /// The cgroups to make a leaf in for the container.
+    pub own_cgroup: Own,
+    /// `lxc.cgroup.*` and `lxc.cgroup2.*` as limits of cgdelegate's: KEY=VALUE.
+    pub limits: Vec<String>,
     /// More mounts in the order given, at most [`MAX_MOUNTS`].
     pub mounts: Vec<Mounting>,
     /// MOUNT_ATTR_ bits of the rootfs beside `read_only`.

@@ -11,6 +11,7 @@ use helper::range::Extent;
 
 use crate::boot;
 use crate::card;
+use crate::cgroup::Own;
 use crate::cli::{Environment, MapOption, Options, bind, environment, is_name, text, user};
 use crate::config::text::Origin;
 use crate::config::value::{self, Mount};
@@ -81,6 +82,8 @@ pub fn plan(options: &Options, held: bool) -> Outcome<Plan> {
         proc: config.proc.unwrap_or(Auto::Mixed),
         sys: config.sys.unwrap_or(Auto::Mixed),
         written: written(&config)?,
+        own_cgroup: Own::default(),
+        limits: limits(&config)?,
         ttys,
         devpts: devpts(&config, single_id)?,
         hostname: text(OsStr::new(&hostname))?,
@@ -263,6 +266,25 @@ fn written(config: &Config) -> Outcome<Vec<plan::Written>> {
         })
     })
     .collect()
+}
+
+/// The limits of the container's cgroup, which cgdelegate makes and whose keys are those of version 2.
+fn limits(config: &Config) -> Outcome<Vec<String>> {
+    let each = config.cgroup.iter().map(|setting| {
+        let file = match (setting.unified, setting.file.as_str()) {
+            (true, file) => file,
+            (false, "memory.limit_in_bytes") => "memory.max",
+            (false, "pids.max") => "pids.max",
+            (false, file) => {
+                return Err(Failure::own(format!(
+                    "{}: lxc.cgroup.{file} cannot be honoured: cgdelegate sets limits by their names of version 2, lxc.cgroup2.*",
+                    setting.origin
+                )));
+            }
+        };
+        Ok(format!("{file}={}", setting.value))
+    });
+    each.collect()
 }
 
 /// Options of /dev/pts; the terminals belong to group 5 (tty) where the map has one.

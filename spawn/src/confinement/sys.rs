@@ -67,3 +67,12 @@ pub fn new_session_keyring() -> Call<()> {
     // SAFETY: NULL stands for an anonymous keyring.
     check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, null) }).map(drop)
 }
+
+/// prctl(PR_SET_DUMPABLE): whether the files of this process in /proc belong to it, and not to the host's root.
+///
+/// # Errors
+/// Its errno.
+pub fn set_dumpable(dumpable: bool) -> Call<()> {
+    // SAFETY: no pointer.
+    check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, c_ulong::from(dumpable), 0, 0, 0) }).map(drop)
+}
