@@ -90,13 +90,16 @@ pub fn main() -> ExitCode {
     }
     let named = match &cli.command {
         Command::Run(options) => [options.info_fd, options.hold_fd],
-        Command::Hold(_) | Command::Go => [None, None],
+        Command::Hold(_) | Command::Go | Command::Check(_) => [None, None],
     };
     close_foreign_descriptors(named.into_iter().flatten().filter(|fd| *fd > 2).collect());
     let result = match &cli.command {
         Command::Run(options) => run(options),
         Command::Hold(options) => hold_container(options),
         Command::Go => go::go(),
+        Command::Check(words) => {
+            rootfs::cli::spawn_check(words).map_err(|error| Failure { code: error.status, text: error.text })
+        }
     };
     let code = result.unwrap_or_else(|failure| {
         complain(&failure.text);
@@ -156,11 +159,17 @@ fn map_of(options: &Options, plan: &Plan) -> Outcome<Map> {
     }
 }
 
-fn check_root(plan: &Plan, map: &Map) -> Outcome<()> {
+fn check_root(plan: &Plan, map: &Map, options: &Options) -> Outcome<()> {
     use std::os::unix::ffi::OsStrExt;
-    plan.root.base().map_or(Ok(()), |path| {
-        container::check(std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())), map, plan.read_only)
-    })
+    let Some(path) = plan.root.base() else { return Ok(()) };
+    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+    container::check(path, map, plan.read_only)?;
+    if plan.init
+        && let Some(text) = rootfs::adapt::offer(path, &options.rootfs.to_string_lossy())
+    {
+        complain(&text);
+    }
+    Ok(())
 }
 
 fn run(options: &Options) -> Outcome<u8> {
@@ -181,7 +190,7 @@ fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
     let mut plan = options.plan(held)?;
     let held = plan.held;
     let map = map_of(options, &plan)?;
-    check_root(&plan, &map)?;
+    check_root(&plan, &map, options)?;
     hooks::run(&plan, HookKind::PreStart, None)?;
     let tools = Tools::find(&map)?;
     // Removed when this function returns, whatever becomes of the container.
@@ -245,7 +254,7 @@ fn hold_container(options: &Options) -> Outcome<u8> {
             "the configuration has hooks, which only `spawn run` runs: `-s lxc.hook=` starts without them",
         ));
     }
-    check_root(&plan, &map)?;
+    check_root(&plan, &map, options)?;
     let tools = match &map {
         Map::Stage => None,
         _ => Some(Tools::find(&map)?),
