@@ -15,6 +15,7 @@ use crate::cgroup::{Asked, Own};
 use crate::container::{self, Place};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
+use crate::rootfs::cli::CheckArgs;
 use crate::supervise::ignored_signals;
 
 const EXAMPLES: &str = "\
@@ -27,6 +28,7 @@ Examples:
   spawn run --net lxcbr0,ip=10.0.3.5/24,gw=10.0.3.1 ./rootfs -- ping -c1 10.0.3.1
                                              one with a network card on the bridge lxcbr0
   spawn hold host -- id | idmap | spawn go   the start of a container as a pipeline
+  spawn check centos6                        what would stop a start, with causes and cures
 
 Your subordinate ids: idmap plan. Manual: spawn(1), usernet-bridge(7), userns-handoff(7).";
 
@@ -54,6 +56,11 @@ pub enum Command {
     /// The command's standard input is the terminal (/dev/tty) if standard output or standard error is one, else what
     /// follows the record on standard input.
     Go,
+    /// Look for everything that would stop a start: of this host and, when one is named, of a container
+    ///
+    /// One line for each finding, with the cause and the cure, as `rootfs check` prints them. Exit status: 78 when
+    /// something was found that stops a start, else 0.
+    Check(CheckArgs),
 }
 
 /// Which ids a container has.
@@ -323,7 +330,7 @@ mod tests {
         let cli = Cli::try_parse_from(words.iter().copied()).map_err(|error| error.to_string())?;
         match cli.command {
             Command::Run(options) | Command::Hold(options) => Ok(options),
-            Command::Go => Err("go".to_owned()),
+            Command::Go | Command::Check(_) => Err("no options".to_owned()),
         }
     }
 

@@ -79,13 +79,16 @@ pub fn main() -> ExitCode {
     }
     let named = match &cli.command {
         Command::Run(options) => [options.info_fd, options.hold_fd],
-        Command::Hold(_) | Command::Go => [None, None],
+        Command::Hold(_) | Command::Go | Command::Check(_) => [None, None],
     };
     close_foreign_descriptors(named.into_iter().flatten().filter(|fd| *fd > 2).collect());
     let result = match &cli.command {
         Command::Run(options) => run(options),
         Command::Hold(options) => hold_container(options),
         Command::Go => go::go(),
+        Command::Check(words) => {
+            rootfs::cli::spawn_check(words).map_err(|error| Failure { code: error.status, text: error.text })
+        }
     };
     let code = result.unwrap_or_else(|failure| {
         complain(&failure.text);
@@ -149,7 +152,13 @@ fn check_root(plan: &Plan, map: &Map, options: &Options) -> Outcome<()> {
         Root::Directory(path) => {
             use std::os::unix::ffi::OsStrExt;
             let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
-            container::check(path, map, options.read_only)
+            container::check(path, map, options.read_only)?;
+            if plan.init
+                && let Some(text) = rootfs::adapt::offer(path, &options.rootfs.to_string_lossy())
+            {
+                complain(&text);
+            }
+            Ok(())
         }
         Root::Host(_) => Ok(()),
     }
