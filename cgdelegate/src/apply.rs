@@ -12,15 +12,14 @@ use crate::directory::{Directory, write_once};
 use crate::hierarchy::{Base, BaseError, Hierarchy, Host, OWN_BASE, USER_PREFIX, check_release_agent};
 use crate::ledger::{self, Ledger};
 use crate::policy::{Grant, Ownership};
-use crate::target::Process;
+use crate::target::{Held, Process};
 use caps::Capability;
 use core::fmt;
 use helper::caller::Caller;
 use helper::enter::FullRoot;
-use helper::handoff::start_time;
 use helper::handover;
 use helper::handover::sys;
-use helper::report::{Failure, reason};
+use helper::report::Failure;
 use nix::errno::Errno;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -32,12 +31,8 @@ use std::time::{Duration, Instant};
 /// The owner record: an extended attribute that only root sees.
 const RECORD: &CStr = c"trusted.cgdelegate";
 
-/// The cgroup through which `attach` moves a process: root's alone, in the directory of the user. No name of a user's can
-/// begin with a dot.
+/// A directory of earlier versions, in which `attach` may have left processes.
 const STAGING: &str = ".staging";
-
-/// Owner, group and mode of a file that gid 0 may write.
-const LENT: (u32, u32, u32) = (0, 0, 0o664);
 
 /// Longest wait for processes that are dying.
 const DYING: Duration = Duration::from_secs(1);
@@ -46,7 +41,11 @@ const DYING: Duration = Duration::from_secs(1);
 const TRIES: u32 = 100;
 
 /// Most directories that one call visits in one cgroup; the next call goes on.
-const MAX_VISITS: u32 = 200_000;
+pub(crate) const MAX_VISITS: u32 = 200_000;
+
+/// The same for root's calls, which come to every user, for all cgroups of one user together: what is beyond counts as
+/// alive.
+const MAX_VISITS_OF_OTHERS: u32 = 5_000;
 
 /// Rounds of killing.
 const MAX_ROUNDS: u32 = 50;
@@ -238,7 +237,7 @@ impl Node {
         let mut text = all
             .iter()
             .take(SHOWN)
-            .map(|pid| if *pid == 0 { "one of another pid namespace".to_owned() } else { pid.to_string() })
+            .map(|pid| if *pid == 0 { "one that cannot be seen here".to_owned() } else { pid.to_string() })
             .collect::<Vec<_>>()
             .join(", ");
         if all.len() > SHOWN {
@@ -257,8 +256,6 @@ pub struct Session<'a> {
     sites: Vec<Site>,
     /// The first so many sites are those of this call.
     current: usize,
-    /// Every v1 hierarchy with a controller: the caller may have one in which he can stop this program.
-    legacy: Vec<Hierarchy>,
     /// Dropped last, with the lock.
     root: Option<FullRoot>,
 }
@@ -327,10 +324,7 @@ impl<'a> Session<'a> {
         let rank = |site: &Site| host.hierarchies.iter().position(|h| h.label == site.hierarchy.label);
         others.sort_by_key(rank);
         sites.append(&mut others);
-        let all = host.hierarchies.iter().chain(&host.withheld);
-        let legacy =
-            all.filter(|h| h.controllers.iter().any(|c| matches!(c, Controller::Legacy(_)))).cloned().collect();
-        Ok(Self { caller, uid, ledger, sites, current, legacy, root: Some(root) })
+        Ok(Self { caller, uid, ledger, sites, current, root: Some(root) })
     }
 
     /// The user's cgroups.
@@ -343,6 +337,7 @@ impl<'a> Session<'a> {
 
     fn read_nodes(&self) -> Result<Vec<Node>, Failure> {
         let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
+        let mut visits = if self.caller.uid == self.uid { MAX_VISITS } else { MAX_VISITS_OF_OTHERS };
         for (index, site) in self.sites.iter().enumerate() {
             let Some(user) = site.user(self.uid)? else { continue };
             for name in user.children().map_err(|e| site.failure("read", self.uid, "", e))? {
@@ -357,7 +352,7 @@ impl<'a> Session<'a> {
                 let record = directory
                     .attribute(RECORD, 128)
                     .map_err(|e| site.failure("read the record of", self.uid, &name, e))?;
-                let processes = living(&directory, site.hierarchy.is_unified())
+                let processes = living(&directory, site.hierarchy.is_unified(), &mut visits)
                     .map_err(|e| site.failure("read the processes of", self.uid, &name, e))?;
                 let piece = Piece { site: index, record: record.as_deref().and_then(Record::parse), processes };
                 let node = nodes.entry(name.clone()).or_insert_with(|| Node {
@@ -460,7 +455,11 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        if empty {
+        // A base whose hierarchy this call does not see may hold some still.
+        let looked_at = |(label, path): &(String, String)| {
+            self.sites.iter().any(|site| site.hierarchy.label == *label && site.base.shown() == *path)
+        };
+        if empty && self.ledger.entries().iter().all(looked_at) {
             self.ledger.clear()?;
         }
         Ok(lost)
@@ -579,9 +578,8 @@ impl<'a> Session<'a> {
     /// Whoever is in a cgroup when it is handed over comes into the user's power: nobody may be there whom he could not
     /// send a signal.
     fn no_stranger(&self, site: &Site, name: &str, node: &Directory) -> Result<(), Failure> {
-        let path = site.path(self.uid, name);
         for pid in node.processes().map_err(|e| site.failure("read", self.uid, name, e))? {
-            if Resident::look(pid, &path).is_some_and(|found| found.uid != self.uid) {
+            if uid_of(pid).is_some_and(|uid| uid != self.uid) {
                 return Err(Failure::new(format!(
                     "process {pid} in {} is another user's: try again when it has ended",
                     site.show(self.uid, name)
@@ -683,239 +681,53 @@ impl<'a> Session<'a> {
         self.root = FullRoot::begin(self.caller).ok();
     }
 
-    /// Moves a process of the caller into a cgroup of his, and sees that it was this process which was moved.
+    /// Moves a process of the caller into a cgroup of his.
     ///
-    /// A move names a process by its number, and the number may be another's by the time that the kernel looks at it. On
-    /// v1 the kernel asks whether the process is the caller's; so nothing can happen there. On cgroup2 it does not ask.
-    /// There this program
-    ///
-    /// 1. leaves every cgroup in which the caller could stop it, so that he cannot choose the time between two steps;
-    /// 2. moves the process into a cgroup that is root's alone ([`STAGING`]), and sees that it is there;
-    /// 3. moves it from there into the caller's with rights that reach no further than the directory of this user: the
-    ///    kernel refuses a process that comes from anywhere else (cgroups(7), "Cgroups delegation containment").
-    ///
-    /// Whoever has taken the number comes so far as step 2, in nobody's power, and is brought back.
+    /// The kernel is told of a process by its number, and on cgroup2 it does not ask whose process has that number. So the
+    /// process is held first ([`Process::hold`]), with the caller's own rights: until what is returned is dropped, or this
+    /// program ends in whatever way, the number is that process's alone.
     ///
     /// # Errors
-    /// The kernel's; it is not that process any more. It is brought back then.
-    pub fn move_in(&mut self, name: &str, process: &Process) -> Result<(), Failure> {
-        let before = process.cgroups()?;
-        let pid = process.pid().to_string();
-        let mut unified = None;
-        let mut moved = Vec::new();
-        let mut result = process.check_alive();
-        for (index, node) in self.open_node(name)? {
-            if result.is_err() {
-                break;
-            }
-            if self.sites.get(index).is_some_and(|site| site.hierarchy.is_unified()) {
-                unified = Some((index, node));
-                continue;
-            }
-            moved.push(index);
-            result = node
-                .open_for_writing("cgroup.procs")
-                .and_then(|mut file| write_once(&mut file, &pid))
-                .map_err(|e| self.cannot_enter(index, name, e));
-        }
-        if let (Ok(()), Some((index, node))) = (&result, unified) {
-            result = self.move_through_staging(index, name, &node, process, &before);
-        }
-        let result = result.and_then(|()| process.check_again(self.caller)).and_then(|()| self.is_in(name, process));
-        if result.is_err() {
-            for index in moved {
-                let Some(site) = self.sites.get(index) else { continue };
-                let Some(path) = own_path(&before, &site.hierarchy.label) else { continue };
-                let opened = open_path(&site.top, path).and_then(|d| d.open_for_writing("cgroup.procs"));
-                let _ = opened.and_then(|mut file| write_once(&mut file, &pid));
-            }
-        }
-        result
-    }
-
-    fn move_through_staging(
-        &mut self,
-        index: usize,
-        name: &str,
-        node: &Directory,
-        process: &Process,
-        before: &str,
-    ) -> Result<(), Failure> {
-        let refuge = self.take_refuge(index)?;
-        let result = self.stage(&refuge, index, name, node, process, before);
-        self.leave_refuge(&refuge);
-        result
-    }
-
-    fn stage(
-        &self,
-        refuge: &Refuge,
-        index: usize,
-        name: &str,
-        node: &Directory,
-        process: &Process,
-        before: &str,
-    ) -> Result<(), Failure> {
-        let (Some(site), Some(root)) = (self.sites.get(index), self.root.as_ref()) else { return Ok(()) };
-        let failed = |e| self.cannot_enter(index, name, e);
-        let pid = process.pid().to_string();
-        let mut file = refuge.staging.open_for_writing("cgroup.procs").map_err(failed)?;
-        process.check_alive()?;
-        write_once(&mut file, &pid).map_err(failed)?;
-        let staged = process.check_again(self.caller).and_then(|()| process.cgroups()).and_then(|now| {
-            let there = own_path(&now, "v2") == Some(site.path(self.uid, STAGING).as_str());
-            there
-                .then_some(())
-                .ok_or_else(|| Failure::new(format!("process {pid} did not stay where it was moved")).status(SYSTEM))
-        });
-        let moved = staged.and_then(|()| {
-            // What is the caller's already he may write anyhow.
-            let is_callers = node.file_mode("cgroup.procs").map_err(failed)?.0 == self.caller.uid;
-            if node.is_roots().map_err(failed)? {
-                // It can be looked into, or the kernel would not be asked about the file in it.
-                node.publish(false).map_err(failed)?;
-            }
-            let lent = if is_callers { vec![refuge.user.as_ref()] } else { vec![refuge.user.as_ref(), node] };
-            let written = lend(&lent, || {
-                root.without_file_privilege(|| {
-                    node.open_for_writing("cgroup.procs").and_then(|mut file| write_once(&mut file, &pid))
-                })
-            });
-            written.map_err(failed)??.map_err(|error| match process.check_alive() {
-                Ok(()) => failed(error),
-                Err(gone) => gone,
-            })
-        });
-        if moved.is_err() {
-            self.bring_back(refuge, site, process, before);
-        }
-        moved
-    }
-
-    /// Undoes the move into [`STAGING`]: the process goes back to where it was; whoever has its number instead, to where
-    /// he belongs.
-    fn bring_back(&self, refuge: &Refuge, site: &Site, process: &Process, before: &str) {
-        if process.check_alive().is_ok() {
-            if let Some(path) = own_path(before, "v2") {
-                let opened = open_path(&site.top, path).and_then(|d| d.open_for_writing("cgroup.procs"));
-                let _ = opened.and_then(|mut file| write_once(&mut file, &process.pid().to_string()));
-            }
-        } else {
-            self.send_home(refuge, site);
-        }
-    }
-
-    /// Empties [`STAGING`] of everybody but this program: the caller's go to where he is, others to where their parent,
-    /// session or process group is, if that is in nobody else's power, and else to the top.
-    fn send_home(&self, refuge: &Refuge, site: &Site) {
-        let own = i32::try_from(std::process::id()).unwrap_or(0);
-        let staging = site.path(self.uid, STAGING);
-        for pid in refuge.staging.processes().unwrap_or_default() {
-            if pid == own || pid <= 0 {
-                continue;
-            }
-            let Some(found) = Resident::look(pid, &staging) else { continue };
-            let is_users = found.uid == self.uid;
-            if is_users && self.caller.uid != self.uid {
-                // Under the ceilings it stays until a call of the user's own: where he calls from it belongs.
-                continue;
-            }
-            let here = is_users.then(|| own_path(&refuge.before, "v2").unwrap_or("/").to_owned());
-            let home = here.or_else(|| {
-                found.relatives.iter().find_map(|relative| {
-                    let cgroups = std::fs::read_to_string(format!("/proc/{relative}/cgroup")).ok()?;
-                    let path = own_path(&cgroups, "v2").filter(|path| *path != staging)?;
-                    is_theirs_alone(&site.top, path, found.uid).then(|| path.to_owned())
-                })
-            });
-            for path in home.iter().map(String::as_str).chain(["/"]) {
-                let opened = open_path(&site.top, path).and_then(|d| d.open_for_writing("cgroup.procs"));
-                if found.is_still_there(&staging)
-                    && opened.and_then(|mut file| write_once(&mut file, &pid.to_string())).is_ok()
-                {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Removes what a killed `attach` has left: a process of the caller on its way goes to where he is. What cannot be
-    /// removed now is left for the next call.
-    pub fn clear_staging(&mut self) {
-        for index in 0..self.sites.len() {
-            let Some(site) = self.sites.get(index).filter(|site| site.hierarchy.is_unified()) else { continue };
-            let Ok(Some(user)) = site.user(self.uid) else { continue };
-            if user.remove(STAGING).is_ok() || user.open(STAGING).is_err() {
-                continue;
-            }
-            if let Ok(refuge) = self.take_refuge(index) {
-                if let Some(site) = self.sites.get(index) {
-                    self.send_home(&refuge, site);
-                }
-                self.leave_refuge(&refuge);
-            }
-        }
-    }
-
-    /// Leaves every cgroup in which the caller could stop, starve or kill this program: for [`STAGING`] on cgroup2, for the
-    /// nearest of root's on v1. It stops being root for the move, because v1 asks whether the process is the mover's own;
-    /// then nobody but root can move it any more.
-    fn take_refuge(&mut self, index: usize) -> Result<Refuge, Failure> {
-        const TRIES: u32 = 10;
-        let uid = self.uid;
-        let Some(site) = self.sites.get(index) else { return Err(Failure::new("no cgroup2").status(SYSTEM)) };
-        let failed = |e| site.failure("make", uid, STAGING, e);
-        let user = site.user(uid)?.ok_or_else(|| failed(Errno::ENOENT))?;
-        match user.make(STAGING) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let staging = user.open(STAGING).map_err(failed)?;
-        let before = own_cgroups()?;
-        let mut files = vec![staging.open_for_writing("cgroup.procs").map_err(failed)?];
-        let mut places = vec![("v2".to_owned(), site.path(uid, STAGING))];
-        for hierarchy in &self.legacy {
-            let Some(here) = own_path(&before, &hierarchy.label) else { continue };
-            let Some(top) = (here != "/").then(|| hierarchy.open(false)).transpose()?.flatten() else { continue };
-            let Some((path, file)) = roots_part(&top, here).map_err(failed)? else { continue };
-            files.push(file);
-            places.push((hierarchy.label.clone(), path));
-        }
-        let mut tries = TRIES;
-        loop {
-            drop(self.root.take());
-            let entered = files.iter_mut().try_for_each(|file| write_once(file, "0"));
-            self.root = Some(FullRoot::begin(self.caller)?);
-            entered.map_err(|e| Failure::new(format!("enter {}: {}", places_of(&places), e.desc())).status(SYSTEM))?;
-            let now = own_cgroups()?;
-            if places.iter().all(|(label, path)| own_path(&now, label) == Some(path.as_str())) {
-                return Ok(Refuge { user, staging, before });
-            }
-            tries = tries.checked_sub(1).ok_or_else(|| {
-                Failure::new(format!("something moves this process out of {} again: try again", places_of(&places)))
-                    .status(TRY_AGAIN)
-            })?;
-        }
-    }
-
-    /// Goes back to where this program was, and removes [`STAGING`].
-    fn leave_refuge(&mut self, refuge: &Refuge) {
-        let mut files = Vec::new();
-        let unified = self.sites.iter().find(|site| site.hierarchy.is_unified()).and_then(|site| site.top.again().ok());
-        let tops = self.legacy.iter().filter_map(|h| Some((h.label.as_str(), h.open(false).ok()??)));
-        for (label, top) in unified.map(|top| ("v2", top)).into_iter().chain(tops) {
-            if let Some(path) = own_path(&refuge.before, label)
-                && let Ok(file) = open_path(&top, path).and_then(|d| d.open_for_writing("cgroup.procs"))
-            {
-                files.push(file);
-            }
-        }
+    /// It cannot be held; the kernel's. Where the process has been moved already it stays: that is the caller's own.
+    pub fn move_in(&mut self, name: &str, process: &Process) -> Result<Held, Failure> {
+        let mut files = self.open_process_files(name)?;
+        // cgroup2 refuses least.
+        let is_unified = |index: usize| self.sites.get(index).is_some_and(|site| site.hierarchy.is_unified());
+        files.sort_by_key(|(index, _)| is_unified(*index));
+        // The kernel asks by the real ids whether this process may trace that one.
         drop(self.root.take());
-        for file in &mut files {
-            let _ = write_once(file, "0");
+        let held = process.hold(self.caller);
+        self.root = Some(FullRoot::begin(self.caller)?);
+        let held = held?;
+        let pid = process.pid().to_string();
+        let mut moved: Vec<String> = Vec::new();
+        let written = files.iter_mut().try_for_each(|(index, file)| {
+            write_once(file, &pid).map_err(|error| self.cannot_enter(*index, name, error))?;
+            moved.extend(self.sites.get(*index).map(|site| site.show(self.uid, name)));
+            Ok(())
+        });
+        let result = written.and_then(|()| process.check_again(self.caller)).and_then(|()| self.is_in(name, process));
+        match result {
+            Ok(()) => Ok(held),
+            Err(mut failure) => {
+                if !moved.is_empty() && process.check_again(self.caller).is_ok() {
+                    failure.text.push_str(&format!(
+                        "; process {pid} stays in {}: end it, or cgdelegate delete {name} --kill",
+                        moved.join(", ")
+                    ));
+                }
+                Err(failure)
+            }
         }
-        self.root = FullRoot::begin(self.caller).ok();
-        let _ = refuge.user.remove(STAGING);
+    }
+
+    /// Removes the directory that `attach` of an earlier version has used. What lives in it is let be.
+    pub fn clear_staging(&self) {
+        for site in self.sites.iter().filter(|site| site.hierarchy.is_unified()) {
+            if let Ok(Some(user)) = site.user(self.uid) {
+                let _ = user.remove(STAGING);
+            }
+        }
     }
 
     /// Whether /proc says that the process is in the cgroup, in every hierarchy of this call.
@@ -1032,7 +844,8 @@ impl<'a> Session<'a> {
                 } else {
                     strangers_stay = true;
                 }
-                let listed = living(&directory, unified).map_err(|e| site.failure("read", self.uid, &node.name, e))?;
+                let listed = living(&directory, unified, &mut { MAX_VISITS })
+                    .map_err(|e| site.failure("read", self.uid, &node.name, e))?;
                 let path = site.path(self.uid, &node.name);
                 processes.extend(listed.into_iter().map(|pid| (pid, site.hierarchy.label.clone(), path.clone())));
             }
@@ -1045,7 +858,9 @@ impl<'a> Session<'a> {
                 let Some(user) = site.user(self.uid)? else { continue };
                 let Ok(directory) = user.open(&node.name) else { continue };
                 freeze(site, &directory, false);
-                alive |= !living(&directory, site.hierarchy.is_unified()).unwrap_or_default().is_empty();
+                alive |= !living(&directory, site.hierarchy.is_unified(), &mut { MAX_VISITS })
+                    .unwrap_or_default()
+                    .is_empty();
             }
             if !alive {
                 return Ok(());
@@ -1080,7 +895,7 @@ fn kill_inside(pid: i32, label: &str, path: &str, uid: Option<u32>) -> Result<()
     let inside = own_path(&cgroups, label)
         .and_then(|own| own.strip_prefix(path))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let is_his = uid.is_none_or(|uid| status_of(pid).is_some_and(|(its, _)| its == uid));
+    let is_his = uid.is_none_or(|uid| uid_of(pid) == Some(uid));
     if !inside || !is_his {
         return Ok(());
     }
@@ -1278,107 +1093,10 @@ fn own_path<'t>(cgroups: &'t str, label: &str) -> Option<&'t str> {
     })
 }
 
-/// Real uid and parent of a process.
-fn status_of(pid: i32) -> Option<(u32, i32)> {
+/// The real uid of a process.
+fn uid_of(pid: i32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next();
-    Some((field("Uid:")?.parse().ok()?, field("PPid:")?.parse().ok()?))
-}
-
-/// A process in a cgroup where it does not belong.
-struct Resident {
-    pid: i32,
-    start: Option<u64>,
-    uid: u32,
-    /// Its parent, the leaders of its session and of its process group.
-    relatives: Vec<i32>,
-}
-
-impl Resident {
-    /// Looks at it; `None` when it is not in `path`.
-    fn look(pid: i32, path: &str) -> Option<Self> {
-        let (uid, parent) = status_of(pid)?;
-        let number = nix::unistd::Pid::from_raw(pid);
-        let leaders = [nix::unistd::getsid(Some(number)), nix::unistd::getpgid(Some(number))];
-        let relatives = leaders.into_iter().flatten().map(nix::unistd::Pid::as_raw).filter(|leader| *leader != pid);
-        let relatives = core::iter::once(parent).chain(relatives).filter(|relative| *relative > 0).collect();
-        let found = Self { pid, start: start_of(pid), uid, relatives };
-        found.is_still_there(path).then_some(found)
-    }
-
-    fn is_still_there(&self, path: &str) -> bool {
-        let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
-        own_path(&cgroups, "v2") == Some(path) && self.start.is_some() && start_of(self.pid) == self.start
-    }
-}
-
-fn start_of(pid: i32) -> Option<u64> {
-    start_time(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// Where this program is while the caller must not reach it, and where it was.
-struct Refuge {
-    user: Rc<Directory>,
-    staging: Directory,
-    before: String,
-}
-
-fn own_cgroups() -> Result<String, Failure> {
-    std::fs::read_to_string("/proc/self/cgroup")
-        .map_err(|e| Failure::new(format!("read /proc/self/cgroup: {}", reason(&e))).status(SYSTEM))
-}
-
-fn places_of(places: &[(String, String)]) -> String {
-    places.iter().map(|(label, path)| format!("{label}:{path}")).collect::<Vec<_>>().join(", ")
-}
-
-/// The last directory on a path that is root's with all above it: its path and its file of processes. `None`: that is the
-/// whole path.
-fn roots_part(top: &Directory, path: &str) -> Result<Option<(String, File)>, Errno> {
-    let mut at = top.again()?;
-    let mut shown = String::new();
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        let below = at.open(part)?;
-        if !below.is_roots()? {
-            let shown = if shown.is_empty() { "/".to_owned() } else { shown };
-            return at.open_for_writing("cgroup.procs").map(|file| Some((shown, file)));
-        }
-        shown = format!("{shown}/{part}");
-        at = below;
-    }
-    Ok(None)
-}
-
-/// Does `work` while gid 0 may write which processes are in `directories`.
-fn lend<T>(directories: &[&Directory], work: impl FnOnce() -> T) -> Result<T, Errno> {
-    const FILE: &str = "cgroup.procs";
-    let mut before = Vec::new();
-    let lent = directories.iter().try_for_each(|directory| {
-        let was = directory.file_mode(FILE)?;
-        // What is root's was 0644 before a call that was killed lent it.
-        before.push((directory, if was.0 == 0 { (0, 0, 0o644) } else { was }));
-        directory.set_file_mode(FILE, LENT)
-    });
-    let result = lent.map(|()| work());
-    for (directory, mode) in before {
-        directory.set_file_mode(FILE, mode)?;
-    }
-    result
-}
-
-/// Whether nobody but root and `uid` has a say in a cgroup.
-fn is_theirs_alone(top: &Directory, path: &str, uid: u32) -> bool {
-    let own = user_name(uid);
-    let Ok(mut at) = top.again() else { return false };
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        let Ok(below) = at.open(part) else { return false };
-        let is_fine = below.owner().is_ok_and(|owner| owner == 0 || owner == uid);
-        if !is_fine || (part.starts_with(USER_PREFIX) && part != own) {
-            return false;
-        }
-        at = below;
-    }
-    true
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn open_path(top: &Directory, path: &str) -> Result<Directory, Errno> {
@@ -1390,26 +1108,45 @@ fn open_path(top: &Directory, path: &str) -> Result<Directory, Errno> {
 }
 
 /// The processes in a cgroup and everything below it, at least the first of them; empty means that nothing lives there.
+/// 0 stands for what could not be seen: a process of another pid namespace, or what is beyond `visits` directories, or in
+/// a tree that changes too fast to be walked.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn living(directory: &Directory, unified: bool) -> Result<Vec<i32>, Errno> {
+pub(crate) fn living(directory: &Directory, unified: bool, visits: &mut u32) -> Result<Vec<i32>, Errno> {
     const ENOUGH: usize = 64;
+    const TRIES: u32 = 3;
     if unified && directory.read("cgroup.events", 256)?.lines().any(|line| line == "populated 0") {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    walk(directory, |at| {
-        match at.processes() {
-            Ok(processes) => found.extend(processes),
-            // Removed meanwhile; or threaded, and then its root lists the processes.
-            Err(Errno::ENODEV | Errno::EOPNOTSUPP) => {}
+    let mut unseen = unified;
+    for tries in 1..=TRIES {
+        found.clear();
+        let mut over = false;
+        let walked = walk(directory, |at| {
+            let Some(left) = visits.checked_sub(1) else {
+                over = true;
+                return Ok(false);
+            };
+            *visits = left;
+            match at.processes() {
+                Ok(processes) => found.extend(processes),
+                // Removed meanwhile; or threaded, and then its root lists the processes.
+                Err(Errno::ENODEV | Errno::EOPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+            Ok(found.len() < ENOUGH)
+        });
+        unseen |= over;
+        match walked {
+            Ok(()) => break,
+            // Somebody removes what is being walked.
+            Err(Errno::ENOENT | Errno::ENODEV | Errno::ESTALE) => unseen |= tries == TRIES,
             Err(error) => return Err(error),
         }
-        Ok(found.len() < ENOUGH)
-    })?;
-    if unified && found.is_empty() {
-        // Populated by somebody who is in no list that can be seen here.
+    }
+    if unseen && found.is_empty() {
         found.push(0);
     }
     Ok(found)
@@ -1489,7 +1226,7 @@ pub(crate) fn remove_tree(parent: &Directory, name: &str, unified: bool) -> Resu
         other => other?,
     };
     // The whole must be dead before anything of it is touched.
-    let processes = living(&at, unified)?;
+    let processes = living(&at, unified, &mut { MAX_VISITS })?;
     if !processes.is_empty() {
         return Ok(Removal::Alive(processes));
     }

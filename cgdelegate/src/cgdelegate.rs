@@ -234,14 +234,14 @@ impl Call<'_> {
                     return Err(other_hierarchies(name));
                 }
                 session.renew(name.as_str(), grant, &ask.limits)?;
-                session.move_in(name.as_str(), &process)?;
+                let _held = session.move_in(name.as_str(), &process)?;
                 session.hand_over_again(name.as_str(), grant.owner)?;
             }
             Some(node) => return Err(in_use(&node)),
             None => {
                 Self::fits(&found.others, name, grant)?;
                 session.make(name.as_str(), grant)?;
-                session.move_in(name.as_str(), &process).inspect_err(|_| session.abandon(name.as_str()))?;
+                let _held = session.move_in(name.as_str(), &process).inspect_err(|_| session.abandon(name.as_str()))?;
                 session.hand_over(name.as_str(), grant.owner, Kind::Attach)?;
             }
         }

@@ -188,33 +188,6 @@ impl Directory {
         give(uid, gid)
     }
 
-    /// Owner, group and permission bits of a file of this directory.
-    ///
-    /// # Errors
-    /// ENOENT when there is none.
-    pub fn file_mode(&self, file: &str) -> Result<(u32, u32, u32), Errno> {
-        let meta = fstat(&self.open_component(file, OFlag::O_PATH)?)?;
-        Ok((meta.st_uid, meta.st_gid, meta.st_mode & 0o7777))
-    }
-
-    /// Sets owner, group and permission bits of a file of this directory.
-    ///
-    /// # Errors
-    /// EPERM without CAP_CHOWN.
-    pub fn set_file_mode(&self, file: &str, (uid, gid, mode): (u32, u32, u32)) -> Result<(), Errno> {
-        let opened = self.open_component(file, OFlag::O_PATH)?;
-        let give = |uid, gid| {
-            let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            nix::unistd::fchownat(&opened, "", owner, group, AtFlags::AT_EMPTY_PATH)
-        };
-        // Root may change the mode of what is root's. Nobody can put another file in the place of one of the kernel's.
-        if fstat(&opened)?.st_uid != 0 {
-            give(0, 0)?;
-        }
-        fchmodat(&self.0, file, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)?;
-        if (uid, gid) == (0, 0) { Ok(()) } else { give(uid, gid) }
-    }
-
     /// Whether root owns this directory and nobody else can write it.
     ///
     /// # Errors

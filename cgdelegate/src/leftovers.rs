@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::apply::{Removal, living, remove_tree};
+use crate::apply::{MAX_VISITS, Removal, living, remove_tree};
 use crate::directory::Directory;
 use helper::report::Failure;
 use nix::errno::Errno;
@@ -127,7 +127,7 @@ fn look(
         Err(Errno::ENOENT) => return Ok(()),
         other => other?,
     };
-    if !living(&directory, is_unified(&directory))?.is_empty() {
+    if !living(&directory, is_unified(&directory), &mut { MAX_VISITS })?.is_empty() {
         alive.insert(container);
         return Ok(());
     }

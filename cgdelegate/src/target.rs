@@ -1,19 +1,32 @@
-//! The process that `attach` moves: held by its directory in /proc, which stays that process's for ever, and looked at
-//! with the caller's rights alone.
+//! The process that `attach` moves: known by its directory in /proc, which stays that process's for ever, looked at with
+//! the caller's rights alone, and held by ptrace(2) while it is moved, so that its number stays its own.
 
 #![forbid(unsafe_code)]
 
 use helper::caller::Caller;
 use helper::handoff::start_time;
+use helper::handover;
 use helper::report::Failure;
 use helper::sys;
 use helper::target::{Target, TargetError, TargetName};
+use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sys::ptrace;
 use nix::sys::stat::{Mode, fstat, stat};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
+/// Longest wait for the threads of a process to stop.
+const STOPPING: Duration = Duration::from_secs(2);
+
+const TRY_AGAIN: u8 = 75;
 const NOT_PERMITTED: u8 = 77;
 const UNAVAILABLE: u8 = 69;
+const SYSTEM: u8 = 71;
 const GONE: u8 = 65;
 
 /// A process of the caller's.
@@ -106,11 +119,170 @@ impl Process {
         if read_start(&self.directory) == Some(self.start) { Ok(()) } else { Err(gone(self.pid)) }
     }
 
+    /// Takes hold of the process: every thread of it is traced by this program, and stopped.
+    ///
+    /// The kernel lets nobody but its tracer reap a traced process (wait_consider_task() and exit_notify() of
+    /// kernel/exit.c), so it keeps its number until this program lets go or ends. But for one way: a thread that executes a
+    /// program takes the number of the first thread over, whose trace ends then (de_thread() of fs/exec.c). So all
+    /// threads have to be stopped, and nobody can start a stopped tracee but its tracer.
+    ///
+    /// This program must be the caller here, and no capability effective: the kernel decides whether he may trace the
+    /// process. It compares the process's capabilities with those that are permitted here, though; with the effective ones
+    /// it does when the namespace is opened, which so is part of it. SIGCHLD must not be ignored, nor any child of this program
+    /// waited for meanwhile.
+    ///
+    /// # Errors
+    /// 77: the kernel does not let the caller trace it, or it is not his. 75: it does not stop. 65: it has ended.
+    pub fn hold(&self, caller: &Caller) -> Result<Held, Failure> {
+        let end = Instant::now().checked_add(STOPPING);
+        let mut held = Held { pid: self.pid, threads: BTreeSet::new() };
+        self.seize_first(&mut held)?;
+        let mut refused = None;
+        while !self.is_stopped_whole(&held)? {
+            if end.is_none_or(|end| Instant::now() >= end) {
+                return Err(refused.map_or_else(
+                    || {
+                        Failure::new(format!(
+                            "process {} does not stop within {} s, so it cannot be held while it moves: it is frozen, waits for a device or for a vfork(2), or starts threads too fast; try again",
+                            self.pid,
+                            STOPPING.as_secs()
+                        ))
+                        .status(TRY_AGAIN)
+                    },
+                    |error| self.cannot_trace(error),
+                ));
+            }
+            if !self.is_traced()? {
+                // Another thread has executed a program.
+                held.threads.remove(&self.pid);
+                self.seize_first(&mut held)?;
+            }
+            let listed = self.threads()?;
+            refused = None;
+            for tid in listed.difference(&held.threads.clone()).copied() {
+                // ESRCH, or EPERM too: it may have ended meanwhile.
+                refused = held.seize(tid).err().filter(|error| *error != Errno::ESRCH).or(refused);
+            }
+            for tid in held.threads.clone().into_iter().filter(|tid| *tid != self.pid) {
+                match self.directory.read_file(&format!("task/{tid}/stat"), 512) {
+                    // The process keeps a thread that has ended until its tracer has taken note. Never the first: with it
+                    // the number would go.
+                    Some(stat) if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])) => {
+                        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+                        let _ = waitid(Id::Pid(Pid::from_raw(tid)), ended);
+                        held.threads.remove(&tid);
+                    }
+                    // It has executed a program and is the first thread now.
+                    None if !listed.contains(&tid) => {
+                        held.threads.remove(&tid);
+                    }
+                    _ => {}
+                }
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        // Nothing of it can change any more.
+        self.check_ids(caller)?;
+        self.check_namespace(caller)?;
+        self.check_alive()?;
+        Ok(held)
+    }
+
+    /// Whether all threads of the process are held and stopped. In this order: threads that are stopped before and after
+    /// their number was read were so then, and if they are as many, there is no other.
+    fn is_stopped_whole(&self, held: &Held) -> Result<bool, Failure> {
+        if !held.is_stopped() {
+            self.check_running()?;
+            return Ok(false);
+        }
+        let status = self.check_running()?;
+        let threads = field(&status, "Threads:").and_then(|count| count.parse().ok());
+        Ok(threads == Some(held.threads.len()) && held.is_stopped())
+    }
+
+    /// /proc/PID/status of a process that has not ended.
+    fn check_running(&self) -> Result<String, Failure> {
+        let status = self.directory.read_file("status", 1 << 14).ok_or_else(|| gone(self.pid))?;
+        if field(&status, "State:").is_some_and(|state| state == "Z" || state == "X") {
+            return Err(gone(self.pid));
+        }
+        Ok(status)
+    }
+
+    /// Takes hold of the first thread, and sees that it is that of the directory: so the number is the one that /proc calls
+    /// the process by, and neither that of another pid namespace nor another process's by now.
+    fn seize_first(&self, held: &mut Held) -> Result<(), Failure> {
+        let mut tries = 5_u32;
+        while let Err(error) = held.seize(self.pid) {
+            // EPERM also for a first thread whose place another takes at this moment.
+            match tries.checked_sub(1) {
+                Some(left) if error == Errno::EPERM => tries = left,
+                _ => return Err(self.cannot_trace(error)),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.is_traced()? { Ok(()) } else { Err(gone(self.pid)) }
+    }
+
+    /// Whether this program traces the process of the directory.
+    fn is_traced(&self) -> Result<bool, Failure> {
+        let own = std::fs::read_link("/proc/self").unwrap_or_default();
+        Ok(field(&self.check_running()?, "TracerPid:").is_some_and(|tracer| own.to_str() == Some(tracer)))
+    }
+
+    fn threads(&self) -> Result<BTreeSet<i32>, Failure> {
+        let failed = |error: Errno| match error {
+            Errno::ENOENT | Errno::ESRCH => gone(self.pid),
+            other => Failure::new(format!("read /proc/{}/task: {}", self.pid, other.desc())).status(SYSTEM),
+        };
+        let opened = self.directory.open_file("task", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
+        let mut listed = Dir::from_fd(opened.into()).map_err(failed)?;
+        let names = listed.iter().map(|entry| Ok(entry?.file_name().to_str().ok().and_then(|name| name.parse().ok())));
+        names.filter_map(Result::transpose).collect::<Result<_, Errno>>().map_err(failed)
+    }
+
+    /// Why the kernel does not let the caller trace the process: cause and cure in words.
+    fn cannot_trace(&self, error: Errno) -> Failure {
+        if error == Errno::ESRCH {
+            return gone(self.pid);
+        }
+        let status = self.directory.read_file("status", 1 << 14).unwrap_or_default();
+        if field(&status, "State:") == Some("Z") {
+            return gone(self.pid);
+        }
+        if let Some(tracer) = field(&status, "TracerPid:").filter(|tracer| *tracer != "0") {
+            return refused(
+                self.pid,
+                &format!(
+                    "process {tracer} traces it already, and it is held by ptrace(2) while it moves: end that first"
+                ),
+            );
+        }
+        let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+        let scope = scope.trim();
+        if !matches!(scope, "" | "0") && (scope == "3" || self.shares_our_user_namespace()) {
+            let other = if scope == "3" { "" } else { ", or give it a user namespace of its own" };
+            return refused(
+                self.pid,
+                &format!(
+                    "kernel.yama.ptrace_scope is {scope}, and it is held by ptrace(2) while it moves: start it with cgdelegate run NAME -- COMMAND{other}"
+                ),
+            );
+        }
+        refused(
+            self.pid,
+            &format!(
+                "ptrace: {}: its program is setuid or unreadable, it has capabilities that you lack, it set PR_SET_DUMPABLE to 0, or a security module or seccomp forbids it: start it with cgdelegate run NAME -- COMMAND",
+                error.desc()
+            ),
+        )
+    }
+
     fn check_ids(&self, caller: &Caller) -> Result<(), Failure> {
         let status = self.directory.read_file("status", 1 << 14).ok_or_else(|| gone(self.pid))?;
         // /proc/TID exists as well, but a move by that number moves the whole process, whose other threads may be another
         // user's.
-        let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:")).unwrap_or_default().trim();
+        let leader = field(&status, "Tgid:").unwrap_or_default();
         if leader != self.pid.to_string() {
             return Err(refused(
                 self.pid,
@@ -153,6 +325,46 @@ impl Process {
             .status(UNAVAILABLE)),
         }
     }
+}
+
+/// A process that is held, see [`Process::hold`]. Dropping lets it go on; so does the end of this program, however it comes.
+#[derive(Debug)]
+pub struct Held {
+    pid: i32,
+    threads: BTreeSet<i32>,
+}
+
+impl Held {
+    fn seize(&mut self, tid: i32) -> Result<(), Errno> {
+        let thread = Pid::from_raw(tid);
+        ptrace::seize(thread, ptrace::Options::empty())?;
+        self.threads.insert(tid);
+        // ESRCH: it has ended, and what comes then finds that out.
+        match ptrace::interrupt(thread) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// PTRACE_GETEVENTMSG, as most requests, is for tracees that are stopped. No wait(2): it would take the signal away
+    /// that a thread has stopped to get.
+    fn is_stopped(&self) -> bool {
+        self.threads.iter().all(|tid| ptrace::getevent(Pid::from_raw(*tid)).is_ok())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The first thread last: until then the number is pinned.
+        for tid in self.threads.iter().filter(|tid| **tid != self.pid).chain([&self.pid]) {
+            let _ = handover::sys::release_tracee(*tid);
+        }
+    }
+}
+
+/// The first word of a field of /proc/PID/status.
+fn field<'t>(status: &'t str, name: &str) -> Option<&'t str> {
+    status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()
 }
 
 fn read_start(directory: &Target) -> Option<u64> {

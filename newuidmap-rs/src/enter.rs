@@ -102,7 +102,7 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
 /// effective ids are set to 0, has root's ids alone.
 #[derive(Debug)]
 pub struct FullRoot {
-    pub(crate) uid: Uid,
+    uid: Uid,
     gid: Gid,
 }
 

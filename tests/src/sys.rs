@@ -306,6 +306,15 @@ pub fn steal_descriptor(pid: Pid, number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).expect("a descriptor fits")) })
 }
 
+/// Sends any signal, a real-time one too.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn send_signal(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: two numbers.
+    if unsafe { libc::kill(pid.as_raw(), signal) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sets `signal` to be ignored, which exec keeps.
 ///
 /// # Errors

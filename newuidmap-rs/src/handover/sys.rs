@@ -293,6 +293,26 @@ pub fn pidfd_kill(pidfd: &OwnedFd) -> Result<(), Errno> {
     Errno::result(sent).map(drop)
 }
 
+/// Lets go of a tracee that is stopped (PTRACE_DETACH). A signal that was about to reach it does so.
+///
+/// # Errors
+/// ESRCH when it is not a stopped tracee of this process.
+pub fn release_tracee(tid: i32) -> Result<(), Errno> {
+    let none = core::ptr::null_mut::<libc::c_void>();
+    // SAFETY: a siginfo of zeroes is valid, and the kernel fills it.
+    let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
+    // SAFETY: `info` is a whole siginfo that outlives the call.
+    let asked = Errno::result(unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, tid, none, &raw mut info) });
+    // Stopped by PTRACE_INTERRUPT or job control it is about to get no signal.
+    let signal = match asked {
+        Ok(_) if info.si_code >> 8 != libc::PTRACE_EVENT_STOP => info.si_signo,
+        Ok(_) | Err(Errno::EINVAL) => 0,
+        Err(error) => return Err(error),
+    };
+    // SAFETY: numbers; this request touches no memory of this process.
+    Errno::result(unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, none, libc::c_long::from(signal)) }).map(drop)
+}
+
 /// The value of an extended attribute, at most `limit` bytes (fgetxattr(2)).
 ///
 /// # Errors

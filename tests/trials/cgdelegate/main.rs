@@ -4,12 +4,13 @@
 mod attach;
 mod fixture;
 mod grants;
+mod held;
 mod hostile;
 mod leftovers;
 mod named;
 mod quota;
 mod run;
-mod staging;
+
 mod sweep;
 
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         grants::trials,
         run::trials,
         attach::trials,
-        staging::trials,
+        held::trials,
         quota::trials,
         sweep::trials,
         leftovers::trials,

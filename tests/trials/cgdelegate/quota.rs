@@ -1,7 +1,8 @@
 //! The quota is exact, whoever calls at the same time.
 
 use super::fixture::{Cgroups, alice, call, cgdelegate, start_sleep};
-use tests::{ALICE, BOB, Trial, World};
+use std::fs;
+use tests::{ALICE, BOB, ROOT, Trial, World};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -19,6 +20,8 @@ pub fn trials() -> Vec<Trial> {
         ),
         Trial::once("create counts until it is deleted, and a name is listed with its state", list),
         Trial::once("a call from another base counts against the same quota", two_bases),
+        Trial::once("a base in a hierarchy that one call does not see is not forgotten", unseen),
+        Trial::once("root's list does not walk a user's whole forest", forest),
     ]
 }
 
@@ -226,4 +229,39 @@ fn two_bases(world: &mut World) {
     }
     drop((one, two));
     assert_eq!(alice(world, "prune").out().lines().count(), 2);
+}
+
+fn unseen(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice v1:pids,name=systemd 2");
+    alice(world, "create x").assert_silent("create");
+    let pids = cgroups.need("pids");
+    let hidden = pids.clone();
+    call(world, ALICE, "delete x")
+        .as_root(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("unshare");
+            nix::mount::umount2(&hidden, nix::mount::MntFlags::MNT_DETACH).expect("umount");
+        })
+        .run(world)
+        .assert_silent("what it sees is deleted");
+    let node = cgroups.node("pids", ALICE, "x");
+    assert!(node.exists() && !cgroups.node("v2", ALICE, "x").exists());
+    let list = alice(world, "list").out();
+    assert!(list.contains(&node.display().to_string()), "{list}");
+    alice(world, "delete x").assert_silent("the rest");
+    assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
+    assert_eq!(fs::metadata("/run/cgdelegate/1001").expect("ledger").len(), 0);
+}
+
+fn forest(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice name=systemd 2");
+    alice(world, "create x").assert_silent("create");
+    let node = cgroups.node("name=systemd", ALICE, "x");
+    for name in 0..5100 {
+        fs::create_dir(node.join(name.to_string())).expect("mkdir");
+    }
+    assert!(alice(world, "list").out().contains(" create idle "), "her own call looks everywhere");
+    let list = cgdelegate(world, ROOT, "list").out();
+    assert!(list.contains(" create alive "), "{list}");
+    alice(world, "delete x").assert_silent("delete");
+    assert!(cgroups.directories().is_empty(), "{}", cgroups.directories().len());
 }
