@@ -456,7 +456,8 @@ fn completions() -> Check {
         }
         assert_eq!(at("usernet "), words("attach detach list prune"), "{shell}: the commands of usernet");
         assert_eq!(at("idmap "), words("plan write"), "{shell}: the commands of idmap");
-        assert_eq!(at("cgdelegate cr"), words("create"), "{shell}: a command of cgdelegate");
+        let commands = words("attach check create delete list prune run");
+        assert_eq!(at("cgdelegate "), commands, "{shell}: the commands of cgdelegate");
         let found = at("spawn run ");
         assert!(found.is_superset(&words("c7 web-1 host")), "{shell}: containers: {found:?}");
         let found = at("rootfs check ");
