@@ -347,8 +347,9 @@ impl Base {
     /// # Errors
     /// A part of it is not root's alone; the kernel's; in words.
     pub fn open(&self, top: &Directory, make: bool) -> Result<Option<Directory>, BaseError> {
-        let mut at = top.again().map_err(BaseError::Kernel)?;
+        let mut opened: Option<Directory> = None;
         for part in &self.path {
+            let at = opened.as_ref().unwrap_or(top);
             let child = match at.open(part) {
                 Err(Errno::ENOENT) if make && self.make => {
                     match at.make(part) {
@@ -364,9 +365,10 @@ impl Base {
             if !child.is_roots().map_err(BaseError::Kernel)? {
                 return Err(BaseError::NotRoots(part.clone()));
             }
-            at = child;
+            opened = Some(child);
         }
-        Ok(Some(at))
+        // A base has a component at least.
+        Ok(Some(opened.map_or_else(|| top.again(), Ok).map_err(BaseError::Kernel)?))
     }
 }
 
