@@ -35,6 +35,7 @@ const MAKE: [&str; 6] = [
     "$S oci-archive:podman-oci.tar oci:skopeo-oci:latest
     $S --dest-compress-format zstd oci-archive:podman-oci.tar oci:skopeo-zstd:latest
     $S oci-archive:podman-oci.tar oci-archive:skopeo-oci.tar
+    tar -C skopeo-zstd -cf tar-oci.tar .
     $S oci-archive:podman-oci.tar docker-archive:skopeo-docker.tar:x:latest
     $S oci-archive:podman-oci.tar dir:skopeo-dir",
     "umoci init --layout umoci-layer
@@ -58,7 +59,7 @@ mkdir reference
 tar --numeric-owner --xattrs --xattrs-include='*' -C reference -xpf reference.tar
 ";
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "root.tar",
     "reference.tar",
     "podman-docker.tar",
@@ -69,6 +70,7 @@ const SOURCES: [&str; 13] = [
     "skopeo-oci",
     "skopeo-zstd",
     "skopeo-oci.tar",
+    "tar-oci.tar",
     "skopeo-docker.tar",
     "skopeo-dir",
     "umoci-layer",
