@@ -1354,7 +1354,9 @@ fn lend<T>(directories: &[&Directory], work: impl FnOnce() -> T) -> Result<T, Er
     const FILE: &str = "cgroup.procs";
     let mut before = Vec::new();
     let lent = directories.iter().try_for_each(|directory| {
-        before.push((directory, directory.file_mode(FILE)?));
+        let was = directory.file_mode(FILE)?;
+        // What is root's was 0644 before a call that was killed lent it.
+        before.push((directory, if was.0 == 0 { (0, 0, 0o644) } else { was }));
         directory.set_file_mode(FILE, LENT)
     });
     let result = lent.map(|()| work());

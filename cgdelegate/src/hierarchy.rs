@@ -4,6 +4,7 @@
 
 use crate::config::Controller;
 use crate::directory::Directory;
+use crate::ledger;
 use helper::handover;
 use helper::handover::sys;
 use helper::report::{Failure, reason};
@@ -92,15 +93,16 @@ impl Hierarchy {
 /// Mounts a named hierarchy for this process alone.
 fn private(name: &str) -> Result<Directory, Failure> {
     let text = CString::new(name).map_err(|_| Failure::new("a name with a NUL byte").status(SYSTEM))?;
-    let mounted = handover::with(caps::Capability::CAP_SYS_ADMIN, || sys::mount_named_hierarchy(&text))?;
+    let mounted =
+        handover::with(caps::Capability::CAP_SYS_ADMIN, || sys::mount_named_hierarchy(&text, ledger::MOUNT_POINT))?;
     let why = |error: Errno| {
         match error {
         Errno::ENOENT => Failure::new(format!(
             "cannot mount the hierarchy name={name}: No such file or directory: the kernel was started with cgroup_no_v1=named (or without cgroup v1); remove that boot parameter"
         ))
         .status(UNAVAILABLE),
-        Errno::ENODEV | Errno::ENOSYS => Failure::new(format!(
-            "cannot mount the hierarchy name={name}: {}: Linux 5.2 or newer with cgroup v1 is needed; on an older one mount it at boot: mount -t cgroup -o none,name={name} cgroup /sys/fs/cgroup/{name}",
+        Errno::ENODEV => Failure::new(format!(
+            "cannot mount the hierarchy name={name}: {}: this kernel is built without cgroup v1",
             error.desc()
         ))
         .status(UNAVAILABLE),
