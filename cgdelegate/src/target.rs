@@ -212,16 +212,19 @@ impl Process {
     /// Takes hold of the first thread, and sees that it is that of the directory: so the number is the one that /proc calls
     /// the process by, and neither that of another pid namespace nor another process's by now.
     fn seize_first(&self, held: &mut Held) -> Result<(), Failure> {
-        let mut tries = 5_u32;
-        while let Err(error) = held.seize(self.pid) {
-            // EPERM also for a first thread whose place another takes at this moment.
-            match tries.checked_sub(1) {
-                Some(left) if error == Errno::EPERM => tries = left,
-                _ => return Err(self.cannot_trace(error)),
+        const TRIES: u32 = 5;
+        for tries in 1..=TRIES {
+            match held.seize(self.pid) {
+                Ok(()) if self.is_traced()? => return Ok(()),
+                // Another thread takes its place at this moment; or the number is not this process's.
+                Ok(()) => {}
+                // Also for that.
+                Err(Errno::EPERM) if tries < TRIES => {}
+                Err(error) => return Err(self.cannot_trace(error)),
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        if self.is_traced()? { Ok(()) } else { Err(gone(self.pid)) }
+        Err(gone(self.pid))
     }
 
     /// Whether this program traces the process of the directory.
