@@ -200,15 +200,16 @@ impl Own {
     /// `container` is a name without slashes.
     #[must_use]
     pub fn look(container: &str) -> Self {
-        // Root may write every cgroup, and none of them was given to him for that.
-        if nix::unistd::geteuid().is_root() {
-            return Self::default();
-        }
         let mut buffer = [0_u8; 4096];
         let text = sys::read_file(c"/proc/self/cgroup", &mut buffer).unwrap_or_default();
         let text = String::from_utf8_lossy(text);
-        // Mostly there is nothing: no look at any mount then.
-        let lines = text.lines().filter(|line| !line.ends_with(":/"));
+        // Mostly there is nothing: no look at any mount then. The v1 memory hierarchy is delegated by nobody.
+        let lines: Vec<&str> =
+            text.lines().filter(|line| !line.ends_with(":/") && !line.contains(":memory:")).collect();
+        // Root may write every cgroup, and none of them was given to him for that.
+        if lines.is_empty() || nix::unistd::geteuid().is_root() {
+            return Self::default();
+        }
         let mut own = Self { nodes: Vec::new(), leaf: c"".to_owned() };
         for line in lines {
             let Some(path) = directory(line).filter(|path| is_delegated(path)) else { continue };

@@ -59,11 +59,7 @@ impl Stdio {
     /// # Errors
     /// The errno of fcntl(2).
     pub fn own() -> std::io::Result<Self> {
-        Ok(Self::new([
-            std::io::stdin().as_fd().try_clone_to_owned()?,
-            std::io::stdout().as_fd().try_clone_to_owned()?,
-            std::io::stderr().as_fd().try_clone_to_owned()?,
-        ]))
+        Ok(Self::new([sys::take(0)?, sys::take(1)?, sys::take(2)?]))
     }
 
     /// Bit N is set when descriptor N of the command is the console: a terminal of the host is never handed in, for

@@ -27,6 +27,9 @@ mod identity;
 mod mounts {
     pub mod sys;
 }
+pub(crate) mod memory {
+    pub mod sys;
+}
 mod netlink;
 mod own_program;
 mod plan;
@@ -43,10 +46,11 @@ mod sys;
 mod tool;
 
 use std::io::Write;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use helper::start::sys::words;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
 use attach::Attacher;
 use cgroup::Own;
@@ -54,19 +58,23 @@ use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
 use console::Stdio;
 use failure::{Failure, OWN_FAILURE, Outcome, USAGE};
+pub use memory::sys::Arena;
 use plan::{Plan, Root};
 use status::{State, Status};
 use supervise::{Signals, Supervisor};
 
 /// The program: exit status as in spawn(1).
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
+    // A pipe without a reader is an error of the write. The child sets it back for the command.
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    let _ = sys::set_disposition(Signal::SIGPIPE, &ignore);
     std::panic::set_hook(Box::new(|info| {
         console::restore_terminal();
         complain(&format!("internal error: {info}"));
         sys::exit_now(i32::from(OWN_FAILURE));
     }));
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(words()) {
         Ok(cli) => cli,
         Err(error) => return say_usage(&error),
     };
@@ -75,7 +83,7 @@ pub fn main() -> ExitCode {
         && let Err(failure) = own_program::seal()
     {
         complain(&failure.text);
-        return ExitCode::from(failure.code);
+        return failure.code;
     }
     let named = match &cli.command {
         Command::Run(options) => [options.info_fd, options.hold_fd],
@@ -97,15 +105,16 @@ pub fn main() -> ExitCode {
 
 /// Help and version go to standard output. A wrong command line of `run` and `go` is 125, so that it cannot be taken
 /// for an exit status of the command.
-fn say_usage(error: &clap::Error) -> ExitCode {
+fn say_usage(error: &clap::Error) -> u8 {
     let asked = !error.use_stderr();
     let _ = error.print();
-    let passes_on = std::env::args_os().nth(1).is_some_and(|word| word == "run" || word == "go");
-    ExitCode::from(match (asked, passes_on) {
+    let _ = std::io::stdout().flush();
+    let passes_on = words().get(1).is_some_and(|word| word == "run" || word == "go");
+    match (asked, passes_on) {
         (true, _) => 0,
         (false, true) => OWN_FAILURE,
         (false, false) => USAGE,
-    })
+    }
 }
 
 /// Prints one line on standard error; nothing if there is nobody to read it.
