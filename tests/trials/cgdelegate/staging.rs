@@ -285,7 +285,7 @@ fn half_way(world: &mut World) {
     alice(world, "create keep").assert_silent("create");
     cgroups.configure(world, "alice pids,name=systemd 2");
     // As a call that was killed between the two would leave it.
-    world.mode(&cgroups.node("v2", ALICE, "").join("cgroup.procs"), 0o664);
+    world.mode(cgroups.node("v2", ALICE, "").join("cgroup.procs"), 0o664);
     alice(world, &format!("attach x --pid {pid}")).assert_silent("and it can be moved again");
     assert_eq!(owner(&cgroups.node("v2", ALICE, "").join("cgroup.procs")), (0, 0, 0o644));
     assert!(place(pid, "v2").ends_with("/x"));
