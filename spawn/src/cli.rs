@@ -13,6 +13,7 @@ use crate::ambient;
 use crate::card;
 use crate::container::{self, Place};
 use crate::failure::{Failure, Outcome};
+use crate::life;
 use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
 use crate::supervise::ignored_signals;
 
@@ -25,6 +26,8 @@ Examples:
   spawn run --bind \"$PWD:/work\" --workdir /work host -- make
   spawn run --net lxcbr0,ip=10.0.3.5/24,gw=10.0.3.1 ./rootfs -- ping -c1 10.0.3.1
                                              one with a network card on the bridge lxcbr0
+  spawn run -d ./c7/rootfs -- /sbin/init     a whole system in the background, called c7
+  spawn console c7; spawn exec c7 -- ps; spawn stop c7
   spawn hold host -- id | idmap | spawn go   the start of a container as a pipeline
 
 Your subordinate ids: idmap plan. Manual: spawn(1), usernet-bridge(7), userns-handoff(7).";
@@ -53,6 +56,8 @@ pub enum Command {
     /// The command's standard input is the terminal (/dev/tty) if standard output or standard error is one, else what
     /// follows the record on standard input.
     Go,
+    #[command(flatten)]
+    Life(life::cli::Command),
 }
 
 /// Which ids a container has.
@@ -111,12 +116,18 @@ pub struct Options {
     /// `run` only: wait for one byte on descriptor N before the command is executed; its end means give up
     #[arg(long, value_name = "N")]
     pub hold_fd: Option<i32>,
+    #[command(flatten)]
+    pub background: life::cli::Background,
     /// Command and arguments [default: /bin/sh -l]
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// A number of seconds, more than 0 and at most 1000000.
+///
+/// # Errors
+/// When it is none.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     if !(number > 0.0 && number <= 1e6) {
         return Err("must be more than 0 and at most 1000000".to_owned());
@@ -298,7 +309,7 @@ mod tests {
         let cli = Cli::try_parse_from(words.iter().copied()).map_err(|error| error.to_string())?;
         match cli.command {
             Command::Run(options) | Command::Hold(options) => Ok(options),
-            Command::Go => Err("go".to_owned()),
+            Command::Go | Command::Life(_) => Err("another command".to_owned()),
         }
     }
 

@@ -66,6 +66,15 @@ impl Stdio {
         ]))
     }
 
+    /// None of the caller's: all three are the console.
+    ///
+    /// # Errors
+    /// The errno of open(2).
+    pub fn console() -> std::io::Result<Self> {
+        let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        Ok(Self { fds: [null()?, null()?, null()?], terminals: [true; 3] })
+    }
+
     /// Bit N is set when descriptor N of the command is the console: a terminal of the host is never handed in, for
     /// whoever has it could type into it (TIOCSTI, CVE-2016-10124).
     #[must_use]

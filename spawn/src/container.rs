@@ -63,9 +63,7 @@ pub fn find(word: &Path) -> Outcome<Place> {
     if !is_name(&word.to_string_lossy()) {
         return Err(Failure::own(format!("{} is no name of a container; a path has a slash in it", word.display())));
     }
-    let data = ambient::directory("XDG_DATA_HOME");
-    let data = data.or_else(|| Some(ambient::directory("HOME")?.join(".local/share")));
-    let path = data.unwrap_or_else(|| PathBuf::from("/nonexistent")).join("spawn").join(word).join("rootfs");
+    let path = data_directory().unwrap_or_else(|| PathBuf::from("/nonexistent")).join(word).join("rootfs");
     if !path.is_dir() {
         return Err(Failure::own(format!(
             "there is no container {}: {} is no directory; for a rootfs in the working directory say ./{0}",
@@ -74,6 +72,13 @@ pub fn find(word: &Path) -> Outcome<Place> {
         )));
     }
     Ok(Place::Directory(path))
+}
+
+/// Where named containers are: `$XDG_DATA_HOME/spawn`.
+#[must_use]
+pub fn data_directory() -> Option<PathBuf> {
+    let data = ambient::directory("XDG_DATA_HOME");
+    Some(data.or_else(|| Some(ambient::directory("HOME")?.join(".local/share")))?.join("spawn"))
 }
 
 /// Looks at a rootfs before anything is started: whether it is one, whose it is, and whether this kernel can run it.

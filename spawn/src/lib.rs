@@ -22,6 +22,7 @@ pub mod fuzzed;
 mod go;
 mod hold;
 mod identity;
+mod life;
 mod mounts {
     pub mod sys;
 }
@@ -35,6 +36,7 @@ mod setup;
 mod sockets {
     pub mod sys;
 }
+mod state;
 mod status;
 mod supervise;
 mod sys;
@@ -51,9 +53,10 @@ use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
 use console::Stdio;
 use failure::{Failure, OWN_FAILURE, Outcome, USAGE};
+use life::Life;
 use plan::{Plan, Root};
 use status::{State, Status};
-use supervise::{Signals, Supervisor};
+use supervise::{Signals, Supervisor, Turn};
 
 /// The program: exit status as in spawn(1).
 #[must_use]
@@ -63,6 +66,9 @@ pub fn main() -> ExitCode {
         complain(&format!("internal error: {info}"));
         sys::exit_now(i32::from(OWN_FAILURE));
     }));
+    if let Some(code) = life::detach::is_supervisor() {
+        sys::exit_now(i32::from(code));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return say_usage(&error),
@@ -76,13 +82,14 @@ pub fn main() -> ExitCode {
     }
     let named = match &cli.command {
         Command::Run(options) => [options.info_fd, options.hold_fd],
-        Command::Hold(_) | Command::Go => [None, None],
+        Command::Hold(_) | Command::Go | Command::Life(_) => [None, None],
     };
     close_foreign_descriptors(named.into_iter().flatten().filter(|fd| *fd > 2).collect());
     let result = match &cli.command {
         Command::Run(options) => run(options),
         Command::Hold(options) => hold_container(options),
         Command::Go => go::go(),
+        Command::Life(command) => life::command(command),
     };
     let code = result.unwrap_or_else(|failure| {
         complain(&failure.text);
@@ -97,7 +104,7 @@ pub fn main() -> ExitCode {
 fn say_usage(error: &clap::Error) -> ExitCode {
     let asked = !error.use_stderr();
     let _ = error.print();
-    let passes_on = std::env::args_os().nth(1).is_some_and(|word| word == "run" || word == "go");
+    let passes_on = std::env::args_os().nth(1).is_some_and(|word| ["run", "go", "exec"].iter().any(|name| word == *name));
     ExitCode::from(match (asked, passes_on) {
         (true, _) => 0,
         (false, true) => OWN_FAILURE,
@@ -154,7 +161,18 @@ fn check_root(plan: &Plan, map: &Map, options: &Options) -> Outcome<()> {
 
 fn run(options: &Options) -> Outcome<u8> {
     let mut status = Status::open(options.info_fd)?;
-    let result = start_and_watch(options, &mut status);
+    if options.background.detach {
+        return life::detach::run(options, status);
+    }
+    let mut life = Life::new(options, false)?;
+    let result = loop {
+        match start_and_watch(options, &mut status, life) {
+            Ok(Turn::Ended(code)) => break Ok(code),
+            Ok(Turn::Again(again)) => life = again,
+            Ok(Turn::Running(_)) => break Err(Failure::own("the container went to the background unasked")),
+            Err(failure) => break Err(failure),
+        }
+    };
     status.tell(&match &result {
         Ok(code) => State::Exited { code: *code },
         Err(failure) => State::Failed { code: failure.code, error: &failure.text },
@@ -162,20 +180,24 @@ fn run(options: &Options) -> Outcome<u8> {
     result
 }
 
-fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
+/// One start, and the watch over it. `life`: what a container keeps from one start to the next.
+fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Outcome<Turn> {
     let deadline = Instant::now() + options.timeout;
-    let hold = status::named("--hold-fd", options.hold_fd)?;
+    let hold = if life.is_first() { status::named("--hold-fd", options.hold_fd)? } else { None };
     // Step by step only when somebody wants to know of the steps, or has something to do between them.
     let held = hold.is_some() || status.is_some() || !options.net.is_empty();
     let map = map_of(options)?;
-    let plan = options.plan(held)?;
+    let mut plan = options.plan(held)?;
     check_root(&plan, &map, options)?;
     let tools = Tools::find(&map)?;
     let attacher = Attacher::find(&plan.cards)?;
-    let stdio = Stdio::own().map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
+    let stdio = if life.is_detached() { Stdio::console() } else { Stdio::own() }
+        .map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
     let signals = Signals::block()?;
     let child = Child::start(&plan)?;
     let mut prepare = || {
+        // The child is at work meanwhile.
+        life.register(&mut plan, options, &child)?;
         if status.is_some() {
             status.tell(&State::Created { pid: child.pid, start: child.start_time()?, name: &plan.name });
         }
@@ -194,7 +216,7 @@ fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
     }
     // The time for the go does not count against the start.
     let deadline = if hold.is_some() { Instant::now() + options.timeout } else { deadline };
-    Supervisor::release(child, &plan, stdio, signals, deadline, None)?.watch(|| status.tell(&State::Running))
+    Supervisor::release(child, &plan, stdio, signals, deadline, None)?.with(life).watch(|| status.tell(&State::Running))
 }
 
 /// The map is written by a stage of the pipeline, unless it is the caller's own, which needs no tool.
@@ -209,6 +231,11 @@ fn hold_container(options: &Options) -> Outcome<u8> {
         Some(MapOption::Auto) => Map::whole()?,
         None => Map::Stage,
     };
+    if options.background.any() {
+        return Err(Failure::own(
+            "--detach and --console-log are for `spawn run`: the holder is in the background anyway",
+        ));
+    }
     let plan = options.plan(true)?;
     check_root(&plan, &map, options)?;
     let tools = match &map {
