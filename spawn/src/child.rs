@@ -15,6 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use crate::explain;
 use crate::failure::{Failure, Outcome, words};
 use crate::plan::{self, Plan};
+use crate::report::Step;
 use crate::supervise::time_left;
 use crate::tool::{self, Tool};
 use crate::{report, setup, sys};
@@ -144,6 +145,26 @@ impl Child {
         let path = format!("/proc/{}/stat", self.pid);
         let stat = std::fs::read(&path).unwrap_or_default();
         start_time(&stat).ok_or_else(|| Failure::own(format!("cannot read {path}: is /proc mounted?")))
+    }
+
+    /// Whether somebody has written a map that holds the ids 0.
+    ///
+    /// # Errors
+    /// When not. Where /proc does not tell, the child will.
+    pub fn check_map(&self) -> Outcome<()> {
+        for file in ["uid_map", "gid_map"] {
+            let Ok(map) = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)) else { return Ok(()) };
+            if !map.lines().any(|line| line.split_ascii_whitespace().next() == Some("0")) {
+                let stop = report::Report {
+                    step: Step::Ids,
+                    errno: Errno::EINVAL,
+                    object: String::new(),
+                    more: String::new(),
+                };
+                return Err(explain::child_failure(&stop));
+            }
+        }
+        Ok(())
     }
 
     /// Tells it that its map is written and waits until it has made its network namespace. For a plan that is `held`.

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::ambient;
 use crate::card;
+use crate::cgroup::{Asked, Own};
 use crate::container::{self, Place};
 use crate::failure::{Failure, Outcome};
 use crate::life;
@@ -86,6 +87,20 @@ pub struct Options {
     /// `hold` the card is made by the stage `usernet attach BRIDGE`, and set up like this at `go`.
     #[arg(long, value_name = "BRIDGE[,name=NAME][,mac=MAC][,ip=IP/PREFIX][,gw=IP]")]
     pub net: Vec<OsString>,
+    /// `run` only: put the container into the cgroup NAME, made by cgdelegate as /etc/cgdelegate.conf grants
+    ///
+    /// With `hold` it is a stage: `cgdelegate attach NAME`.
+    #[arg(long, value_name = "NAME")]
+    pub cgroup: Option<String>,
+    /// `run` only: memory that the container may use, in bytes or with K, M, G, T; with a cgroup as --cgroup
+    #[arg(long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// `run` only: processes that it may have at a time; likewise
+    #[arg(long, value_name = "N")]
+    pub pids: Option<String>,
+    /// `run` only: processors' time that it may use, as 2 or 0.5; likewise
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<String>,
     /// Make the rootfs read-only
     #[arg(long)]
     pub read_only: bool,
@@ -140,6 +155,15 @@ fn usage(text: impl Into<String>) -> Failure {
 }
 
 impl Options {
+    /// What is asked of cgdelegate.
+    #[must_use]
+    pub fn cgroup(&self) -> Asked<'_> {
+        Asked {
+            name: self.cgroup.as_deref(),
+            limits: [self.memory.as_deref(), self.pids.as_deref(), self.cpus.as_deref()],
+        }
+    }
+
     /// Makes the plan. `held`: for `spawn hold`.
     ///
     /// # Errors
@@ -175,6 +199,7 @@ impl Options {
             },
             read_only: self.read_only,
             cards: card::cards(&self.net)?,
+            own_cgroup: Own::default(),
             binds: self.bind.iter().map(|word| bind(word)).collect::<Outcome<_>>()?,
             hostname: text(OsStr::new(&hostname))?,
             workdir: text(self.workdir.as_os_str())?,

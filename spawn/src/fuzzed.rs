@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use crate::client::{Client, Request};
+use crate::config::{Config, text};
 use crate::{explain, failure, identity, plan, report, supervise};
 
 /// Reads `data` as everything. Panics when a rule is broken that holds for any input.
@@ -55,4 +56,43 @@ fn client(data: &[u8]) {
         }
     }
     unreachable!("more requests than bytes");
+}
+
+/// A configuration: every text is read or refused with a reason of one line that names a place.
+pub fn config(data: &[u8]) {
+    struct One<'a>(&'a [u8]);
+    impl text::Files for One<'_> {
+        fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+            // Parts of the input are files of their own, so that it can include itself in every way.
+            let mut parts = self.0.split(|b| *b == b'\x01');
+            let number = path.to_str().and_then(|path| path.strip_prefix('/')?.parse::<usize>().ok());
+            let part = number.and_then(|number| parts.nth(number));
+            part.map(<[u8]>::to_vec).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        }
+        fn list(&self, path: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
+            match path.to_str() {
+                Some("/d") => Ok(vec!["/1".into(), "/2.conf".into()]),
+                _ if self.read(path).is_ok() => Err(std::io::ErrorKind::NotADirectory.into()),
+                _ => Err(std::io::ErrorKind::NotFound.into()),
+            }
+        }
+    }
+    match Config::read(&One(data), Some(Path::new("/0")), &[]) {
+        Err(wrong) => assert!(wrong.0.starts_with('/') || wrong.0.starts_with("lxc.idmap: ")),
+        Ok(config) => {
+            for written in config.sysctls.iter().chain(&config.procs) {
+                assert!(!written.file.split('/').any(|part| part.is_empty() || part == ".."), "{written:?}");
+            }
+            for (mount, _) in &config.mounts {
+                assert!(!mount.target.split('/').any(|part| part == ".."), "{mount:?}");
+            }
+            for (limit, _) in &config.limits {
+                assert!(limit.soft <= limit.hard && limit.resource < 16, "{limit:?}");
+            }
+            for signal in [config.signals.halt, config.signals.reboot, config.signals.stop].into_iter().flatten() {
+                assert!((1..=64).contains(&signal));
+            }
+            assert!(config.init.uid != Some(u32::MAX) && config.init.gid != Some(u32::MAX));
+        }
+    }
 }

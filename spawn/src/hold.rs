@@ -241,7 +241,12 @@ impl Holder {
         if let Some(answer) = &self.network {
             return answer.clone();
         }
-        let answer = self.child.make_network(deadline).map_err(|failure| failure.text);
+        let made = self.child.check_map().and_then(|()| self.child.make_network(deadline));
+        let answer = made.map_err(|failure| failure.text);
+        if answer.is_err() {
+            // There is one map for a process, so nothing better can come.
+            self.child.end();
+        }
         self.network = Some(answer.clone());
         answer
     }

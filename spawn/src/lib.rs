@@ -9,9 +9,11 @@
 mod ambient;
 mod attach;
 mod card;
+mod cgroup;
 mod child;
 mod cli;
 mod client;
+pub mod config;
 mod console;
 mod container;
 mod devices;
@@ -49,6 +51,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use attach::Attacher;
+use cgroup::Own;
 use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
 use console::Stdio;
@@ -190,6 +193,11 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     let mut plan = options.plan(held)?;
     check_root(&plan, &map, options)?;
     let tools = Tools::find(&map)?;
+    // Removed when this function returns, whatever becomes of the container.
+    let mut cgroup = options.cgroup().find(&plan.name)?;
+    if cgroup.is_none() {
+        plan.own_cgroup = Own::look(&plan.name);
+    }
     let attacher = Attacher::find(&plan.cards)?;
     let stdio = if life.is_detached() { Stdio::console() } else { Stdio::own() }
         .map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
@@ -202,11 +210,13 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
             status.tell(&State::Created { pid: child.pid, start: child.start_time()?, name: &plan.name });
         }
         child.write_map(&map, &tools, deadline)?;
+        // While the child still is the caller, whose processes alone cgdelegate moves for him.
+        let places = cgroup.as_mut().map_or(Ok(Vec::new()), |cgroup| cgroup.attach(&child, deadline))?;
         if held {
             status.tell(&State::Mapped);
             child.make_network(deadline)?;
             let nics = attacher.attach(&plan.cards, &child, &plan.name, deadline)?;
-            status.tell(&State::Network { nics: &nics });
+            status.tell(&State::Network { nics: &nics, cgroup: &places });
         }
         hold.as_ref().map_or(Ok(()), |hold| status::wait_for_byte(hold, &child, &signals, deadline))
     };
@@ -225,6 +235,12 @@ fn hold_container(options: &Options) -> Outcome<u8> {
         return Err(Failure::own(
             "--info-fd and --hold-fd are for `spawn run`: the pipeline has the record and the control socket",
         ));
+    }
+    if options.cgroup().any() {
+        return Err(Failure::own(format!(
+            "--cgroup, --memory, --pids and --cpus are for `spawn run`: in the pipeline it is a stage, `| cgdelegate attach {}`",
+            options.cgroup().words("NAME").join(" ")
+        )));
     }
     let map = match options.map {
         Some(MapOption::Own) => Map::own(),

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::card::Card;
+use crate::cgroup::Own;
 
 /// The root of the container.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,6 +105,8 @@ pub struct Plan {
     pub read_only: bool,
     /// Network cards beside the loopback, which are there when the child is told to go. Only with `held`.
     pub cards: Vec<Card>,
+    /// The cgroups to make a leaf in for the container.
+    pub own_cgroup: Own,
     /// Bind mounts in the order given.
     pub binds: Vec<Bind>,
     /// Host name inside.

@@ -67,22 +67,23 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
 
     let go = if plan.held {
         wait_for(channel, report::MAPPED)?;
-        become_root_with_network(plan)?;
-        // The change of ids has closed /proc/PID/ns to the caller, and with it to usernet, which acts as him. Open only
-        // while this process waits: nothing of the container runs yet.
-        sys::set_dumpable(true).map_err(at(Step::Guard, c""))?;
+        make_network()?;
         sys::send_message(channel, &[report::NETWORK], &[]).map_err(at(Step::Channel, c""))?;
+        // With the caller's ids still, which the other stages want to see before they do something to this process; the
+        // change of ids would also close /proc/PID/ns to usernet, which acts as the caller.
         let go = wait_for(channel, report::GO)?;
-        sys::set_dumpable(false).map_err(at(Step::Guard, c""))?;
+        become_root(plan)?;
         go
     } else {
         let go = wait_for(channel, report::GO)?;
-        become_root_with_network(plan)?;
+        become_root(plan)?;
+        make_network()?;
         go
     };
     card::set_up(&plan.cards)?;
-    sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::Cgroup, c""))?;
     sys::set_umask(0o022);
+    plan.own_cgroup.enter();
+    sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::Cgroup, c""))?;
 
     let root = match &plan.root {
         Root::Directory(path) => attach_directory(plan, tree, path)?,
@@ -122,14 +123,18 @@ fn wait_for<'a>(channel: RawFd, word: u8) -> Try<'a, Go> {
     Ok(Go { console, controlling: controlling != 0, size: [a, b, c, d], fds })
 }
 
-/// Takes the mapped ids 0 and makes the network namespace, which belongs to them only now.
-fn become_root_with_network<'a>(plan: &Plan) -> Try<'a> {
+/// Takes the mapped ids 0. From here on this process is not dumpable.
+fn become_root<'a>(plan: &Plan) -> Try<'a> {
     if !plan.single_id {
         sys::set_groups(&[]).map_err(at(Step::Ids, c""))?;
     }
     sys::become_ids(0, 0).map_err(at(Step::Ids, c""))?;
     // The change of ids has cleared it. If the parent died in between, the next word to it fails.
-    sys::die_with_parent().map_err(at(Step::Guard, c""))?;
+    sys::die_with_parent().map_err(at(Step::Guard, c""))
+}
+
+/// Makes the network namespace. Only after the map is written does it, with its sysfs, belong to the ids 0 inside.
+fn make_network<'a>() -> Try<'a> {
     sys::unshare(libc::CLONE_NEWNET).map_err(at(Step::Network, c""))?;
     sys::loopback_up().map_err(at(Step::Loopback, c"lo"))
 }

@@ -35,6 +35,9 @@ pub enum State<'a> {
         /// The cards of `--net` in it, each as NAME:INDEX:HOST_NAME:HOST_INDEX; they are set up later.
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         nics: &'a [String],
+        /// The lines of its /proc/PID/cgroup that name the cgroup of --cgroup.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        cgroup: &'a [String],
     },
     /// The command has been executed.
     Running,

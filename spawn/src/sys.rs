@@ -165,16 +165,6 @@ pub fn die_with_parent() -> Call<()> {
     check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
 }
 
-/// prctl(PR_SET_DUMPABLE): whether processes of the same user, and the owner of the user namespace, may look into this
-/// one by ptrace(2) and /proc/PID/ns.
-///
-/// # Errors
-/// Its errno.
-pub fn set_dumpable(dumpable: bool) -> Call<()> {
-    // SAFETY: no pointer.
-    check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, c_ulong::from(dumpable), 0, 0, 0) }).map(drop)
-}
-
 /// setresgid(2) and then setresuid(2), each with the same id three times.
 ///
 /// # Errors
@@ -317,6 +307,15 @@ pub fn make_directory(directory: RawFd, path: &CStr, mode: u32) -> Call<()> {
 pub fn make_file(directory: RawFd, path: &CStr, mode: u32) -> Call<()> {
     // SAFETY: the string ends in NUL.
     check(unsafe { libc::syscall(libc::SYS_mknodat, directory, path.as_ptr(), libc::S_IFREG | mode, 0) }).map(drop)
+}
+
+/// rmdir(2) below a directory.
+///
+/// # Errors
+/// The errno of unlinkat(2).
+pub fn remove_directory(directory: RawFd, path: &CStr) -> Call<()> {
+    // SAFETY: the string ends in NUL.
+    check(unsafe { libc::syscall(libc::SYS_unlinkat, directory, path.as_ptr(), libc::AT_REMOVEDIR) }).map(drop)
 }
 
 /// symlinkat(2).
@@ -525,4 +524,25 @@ pub fn read(fd: RawFd, buffer: &mut [u8]) -> Call<usize> {
             result => return Ok(usize::try_from(result?).unwrap_or(0)),
         }
     }
+}
+
+/// The beginning of a file in one read, as far as `buffer` holds it: right for the small files of /proc.
+///
+/// # Errors
+/// The errno of openat(2) or read(2).
+pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Call<&'a [u8]> {
+    let file = open_at(libc::AT_FDCWD, path, libc::O_RDONLY)?;
+    let length = read(file, buffer);
+    close(file);
+    Ok(buffer.get(..length?).unwrap_or_default())
+}
+
+/// write(2), once.
+///
+/// # Errors
+/// Its errno.
+pub fn write(fd: RawFd, bytes: &[u8]) -> Call<usize> {
+    // SAFETY: pointer and length belong together.
+    let length = check(unsafe { libc::syscall(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) })?;
+    Ok(usize::try_from(length).unwrap_or(0))
 }

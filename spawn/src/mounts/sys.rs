@@ -11,6 +11,9 @@ pub const MOUNT_ATTR_RDONLY: u32 = 0x01;
 pub const MOUNT_ATTR_NOSUID: u32 = 0x02;
 pub const MOUNT_ATTR_NODEV: u32 = 0x04;
 pub const MOUNT_ATTR_NOEXEC: u32 = 0x08;
+pub const MOUNT_ATTR_NOATIME: u32 = 0x10;
+pub const MOUNT_ATTR_STRICTATIME: u32 = 0x20;
+pub const MOUNT_ATTR_NODIRATIME: u32 = 0x80;
 
 const OPEN_TREE_CLONE: c_int = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: c_int = 0x04;

@@ -2,9 +2,14 @@
 //! it is, and with every system call newer than Linux 5.5 answering ENOSYS.
 
 mod case;
+mod cgroup;
+#[expect(dead_code, reason = "cgdelegate's own trials use all of it")]
+#[path = "../cgdelegate/fixture.rs"]
+mod cgroups;
 mod command;
 mod container;
 mod escapes;
+mod examples;
 mod handoff;
 mod life;
 mod maps;
@@ -23,9 +28,11 @@ fn main() -> ExitCode {
         return probe::main(words);
     }
     let modules = [
+        cgroup::trials,
         command::trials,
         container::trials,
         escapes::trials,
+        examples::trials,
         handoff::trials,
         life::trials,
         maps::trials,

@@ -26,7 +26,7 @@ static PROGRAMS: OnceLock<Vec<Program>> = OnceLock::new();
 type Program = (&'static str, Result<Vec<u8>, String>);
 
 /// Two bridges, the first with addresses; usernet, setuid root; and what alice may have.
-fn furnish(case: &Case<'_>, config: &str) {
+pub fn furnish(case: &Case<'_>, config: &str) {
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).expect("sysfs of the new namespace");
     install(case, "usernet");
     fs::create_dir("/etc/lxc").expect("/etc/lxc");
@@ -44,7 +44,7 @@ fn furnish(case: &Case<'_>, config: &str) {
     }
 }
 
-fn install(case: &Case<'_>, name: &str) {
+pub fn install(case: &Case<'_>, name: &str) {
     let all = PROGRAMS.get().expect("read at the start");
     let (_, bytes) = all.iter().find(|(known, _)| *known == name).expect("a program");
     let bytes = bytes.as_ref().unwrap_or_else(|error| panic!("{error}: build it first (make build)"));
@@ -76,7 +76,7 @@ fn veths() -> Vec<String> {
 
 /// Waits until no card is left: the kernel takes a network namespace apart in its own time.
 #[track_caller]
-fn no_card_left() {
+pub fn no_card_left() {
     wait_for("the end of all cards", || veths().is_empty().then_some(()));
 }
 
