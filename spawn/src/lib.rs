@@ -51,7 +51,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use attach::Attacher;
-use cgroup::Own;
+use cgroup::{Kept, Own};
 use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
 use console::Stdio;
@@ -193,7 +193,7 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     let mut plan = options.plan(held)?;
     check_root(&plan, &map, options)?;
     let tools = Tools::find(&map)?;
-    // Removed when this function returns, whatever becomes of the container.
+    // Removed when this function fails; kept with the container once that is there.
     let mut cgroup = options.cgroup().find(&plan.name)?;
     if cgroup.is_none() {
         plan.own_cgroup = Own::look(&plan.name);
@@ -224,6 +224,7 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
         child.end();
         return Err(failure);
     }
+    life.keep(Kept::new(cgroup, std::mem::take(&mut plan.own_cgroup)));
     // The time for the go does not count against the start.
     let deadline = if hold.is_some() { Instant::now() + options.timeout } else { deadline };
     Supervisor::release(child, &plan, stdio, signals, deadline, None)?.with(life).watch(|| status.tell(&State::Running))

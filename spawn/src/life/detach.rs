@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ring::Ring;
 use super::server::Server;
-use super::{Background, Life, watch};
+use super::{Background, Cgroups, Life, watch};
+use crate::cgroup::Remains;
 use crate::cli::{Cli, Command, Options};
 use crate::failure::{Failure, OWN_FAILURE, Outcome, USAGE, one_line, words};
 use crate::state::{Claim, Record};
@@ -47,6 +48,7 @@ struct Handover {
     log: Option<RawFd>,
     total: u64,
     waiting: Option<RawFd>,
+    cgroups: Remains,
 }
 
 /// How `spawn run` was called.
@@ -179,6 +181,10 @@ fn execute(life: &Life, origin: &Origin, pidfd: Option<RawFd>) {
         log,
         total: background.ring.total(),
         waiting: life.waiting.as_ref().map(AsRawFd::as_raw_fd),
+        cgroups: match &life.cgroups {
+            Cgroups::Kept(kept) => kept.remains(),
+            Cgroups::Remains(_) => Remains::default(),
+        },
     };
     let Some(memory) = write(&handover) else { return };
     let kept = [memory.as_raw_fd(), handover.claim[0], handover.claim[1], handover.listener, ring];
@@ -244,6 +250,7 @@ fn resume(handover: Handover) -> Outcome<u8> {
     };
     let (pidfd, ends) = running.unzip();
     let life = Life {
+        cgroups: Cgroups::Remains(Some(handover.cgroups)),
         claim: Some(claim),
         server: Some(server),
         record: Some(handover.record),

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::cli::Names;
 use super::end::say;
 use super::records;
+use crate::config::Config;
 use crate::container::data_directory;
 use crate::failure::Outcome;
 use crate::state::{self, Record};
@@ -130,8 +131,17 @@ pub fn digest(path: &str) -> Option<String> {
     Some(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn settings(_name: &str) -> Settings {
-    Settings::default()
+fn settings(name: &str) -> Settings {
+    let Some(file) = config_of(name) else { return Settings::default() };
+    // A configuration that cannot be read is told of when it is started.
+    let Ok(config) = Config::load(Some(&file), &[]) else { return Settings::default() };
+    Settings { auto: config.start.auto, groups: config.groups }
+}
+
+/// The configuration of a container of the data directory, if it has one.
+#[must_use]
+pub fn config_of(name: &str) -> Option<PathBuf> {
+    Some(data_directory()?.join(name).join("config")).filter(|path| path.is_file())
 }
 
 /// Whether `name` is a container of the data directory.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
+use crate::cgroup::{Kept, Remains};
 use crate::child::Child;
 use crate::cli::Options;
 use crate::failure::{Failure, OWN_FAILURE, Outcome};
@@ -39,6 +40,8 @@ const SHORT: Duration = Duration::from_secs(1);
 /// What a container keeps from one start to the next.
 #[derive(Debug)]
 pub struct Life {
+    /// Before the claim: the cgroup is gone when the name is free.
+    cgroups: Cgroups,
     claim: Option<Claim>,
     server: Option<Server>,
     record: Option<Record>,
@@ -49,6 +52,24 @@ pub struct Life {
     waiting: Option<OwnedFd>,
     first: bool,
     began: Instant,
+}
+
+/// The container's cgroups, which go with it.
+#[derive(Debug)]
+enum Cgroups {
+    Kept(Kept),
+    /// Of a start that another program has made.
+    Remains(Option<Remains>),
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        if let Self::Remains(remains) = self
+            && let Some(remains) = remains.take()
+        {
+            remains.remove();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -70,7 +91,7 @@ impl Life {
             None
         };
         let began = Instant::now();
-        Ok(Self { claim: None, server: None, record: None, background, wish: None, waiting: None, first: true, began })
+        Ok(Self { cgroups: Cgroups::Remains(None), claim: None, server: None, record: None, background, wish: None, waiting: None, first: true, began })
     }
 
     /// Whether this is the first start.
@@ -129,6 +150,11 @@ impl Life {
         (self.claim, self.record) = (Some(claim), Some(record));
         self.began = Instant::now();
         Ok(())
+    }
+
+    /// Keeps what is to be removed when the container has ended.
+    pub fn keep(&mut self, kept: Kept) {
+        self.cgroups = Cgroups::Kept(kept);
     }
 
     /// The command has been executed.
@@ -198,6 +224,8 @@ impl Life {
             None => reboots,
         };
         if again {
+            // The next start makes its own.
+            self.cgroups = Cgroups::Remains(None);
             self.first = false;
             if let Some(server) = self.server.take() {
                 // Clients come again; the socket stays.
