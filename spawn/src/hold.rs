@@ -274,7 +274,8 @@ impl Holder {
                 let result = Supervisor::release(child, plan, stdio, signals, deadline, Some(client))
                     .and_then(|supervisor| supervisor.watch(|| ()));
                 // Without a `Life` there is one turn only.
-                let result = result.map(|turn| if let supervise::Turn::Ended(code) = turn { code } else { OWN_FAILURE });
+                let result =
+                    result.map(|turn| if let supervise::Turn::Ended(code) = turn { code } else { OWN_FAILURE });
                 drop(directory);
                 // The client has been told, and prints it.
                 Ok(result.unwrap_or_else(|failure| failure.code))

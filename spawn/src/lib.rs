@@ -107,7 +107,8 @@ pub fn main() -> ExitCode {
 fn say_usage(error: &clap::Error) -> ExitCode {
     let asked = !error.use_stderr();
     let _ = error.print();
-    let passes_on = std::env::args_os().nth(1).is_some_and(|word| ["run", "go", "exec"].iter().any(|name| word == *name));
+    let passes_on =
+        std::env::args_os().nth(1).is_some_and(|word| ["run", "go", "exec"].iter().any(|name| word == *name));
     ExitCode::from(match (asked, passes_on) {
         (true, _) => 0,
         (false, true) => OWN_FAILURE,
@@ -171,7 +172,7 @@ fn run(options: &Options) -> Outcome<u8> {
     let result = loop {
         match start_and_watch(options, &mut status, life) {
             Ok(Turn::Ended(code)) => break Ok(code),
-            Ok(Turn::Again(again)) => life = again,
+            Ok(Turn::Again(again)) => life = *again,
             Ok(Turn::Running(_)) => break Err(Failure::own("the container went to the background unasked")),
             Err(failure) => break Err(failure),
         }

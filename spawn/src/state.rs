@@ -6,11 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use helper::handoff::start_time;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -19,6 +22,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::{Cli, Command, Options};
 use crate::failure::{Failure, Outcome, words};
 use crate::hold::{make_private, private, top};
 use crate::supervise::time_left;
@@ -59,6 +63,48 @@ impl core::fmt::Display for Phase {
     }
 }
 
+/// How `spawn run` was called, so that the container can be started again and entered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    arguments: Vec<Vec<u8>>,
+    directory: Vec<u8>,
+}
+
+impl Origin {
+    /// This process's own.
+    #[must_use]
+    pub fn own() -> Self {
+        let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        Self {
+            arguments: std::env::args_os().map(OsString::into_vec).collect(),
+            directory: directory.into_os_string().into_vec(),
+        }
+    }
+
+    /// The working directory of the call.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        PathBuf::from(OsString::from_vec(self.directory.clone()))
+    }
+
+    /// Its options, the rootfs as an absolute path.
+    ///
+    /// # Errors
+    /// When it was no call of `run` that this version understands.
+    pub fn options(&self) -> Outcome<Options> {
+        let words = self.arguments.iter().cloned().map(OsString::from_vec);
+        match Cli::try_parse_from(words).map(|cli| cli.command) {
+            Ok(Command::Run(mut options)) => {
+                if options.rootfs.as_os_str().as_bytes().contains(&b'/') {
+                    options.rootfs = self.directory().join(&options.rootfs);
+                }
+                Ok(options)
+            }
+            _ => Err(Failure::own("the container was started by another version of spawn, or through `spawn go`")),
+        }
+    }
+}
+
 /// What runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -94,6 +140,8 @@ pub struct Record {
     pub log: Option<String>,
     /// `lxc.signal.halt`.
     pub halt: Option<i32>,
+    /// How it was started.
+    pub origin: Origin,
 }
 
 impl Record {
@@ -118,6 +166,7 @@ impl Record {
             since,
             log: None,
             halt: None,
+            origin: Origin::default(),
         }
     }
 
@@ -186,14 +235,8 @@ impl Claim {
             if file.metadata().is_ok_and(|data| data.nlink() == 0) {
                 continue;
             }
-            let mut claim = Self {
-                name: name.to_owned(),
-                directory,
-                path,
-                file,
-                length: 0,
-                owner: nix::unistd::getpid(),
-            };
+            let mut claim =
+                Self { name: name.to_owned(), directory, path, file, length: 0, owner: nix::unistd::getpid() };
             claim.repair()?;
             return Ok(claim);
         }
@@ -229,7 +272,8 @@ impl Claim {
     /// # Errors
     /// When the file system is full, say.
     pub fn write(&mut self, record: &Record) -> Outcome<()> {
-        let fail = |error: std::io::Error| Failure::own(format!("cannot write {}: {error}", self.path.join(RECORD).display()));
+        let fail =
+            |error: std::io::Error| Failure::own(format!("cannot write {}: {error}", self.path.join(RECORD).display()));
         let mut text = serde_json::to_vec(record).map_err(|error| fail(error.into()))?;
         text.resize(text.len().next_multiple_of(PADDING).saturating_sub(1), b' ');
         text.push(b'\n');
@@ -423,8 +467,7 @@ pub fn reach(name: &str) -> Outcome<OwnedFd> {
     let path = top(nix::unistd::geteuid().as_raw()).join(name);
     let fail = |errno| cannot(&format!("reach the supervisor of {name} at"), &path.join(SOCKET), errno);
     let Some(directory) = open_directory(&path)? else { return Err(fail(Errno::ENOENT)) };
-    let connection =
-        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
+    let connection = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
     // A supervisor that is stopped does not accept: its backlog fills, and then connect(2) would wait.
     let timeout = nix::sys::time::TimeVal::new(5, 0);
     let _ = nix::sys::socket::setsockopt(&connection, nix::sys::socket::sockopt::SendTimeout, &timeout);

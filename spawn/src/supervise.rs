@@ -106,6 +106,8 @@ pub struct Supervisor {
     open: bool,
     deadline: Option<Instant>,
     life: Option<Life>,
+    /// Whether the command has entered a container of another supervisor, where it is not process 1.
+    guest: bool,
     /// Set when a signal has ended the container in the command's stead.
     ended_by: Option<i32>,
     failure: Option<Failure>,
@@ -126,7 +128,7 @@ pub enum Turn {
     /// The container has ended, with this status for the shell.
     Ended(u8),
     /// It has ended and wants to be started again.
-    Again(Life),
+    Again(Box<Life>),
     /// It runs and is to be watched in the background.
     Running(Box<Supervisor>),
 }
@@ -167,6 +169,7 @@ impl Supervisor {
             open: true,
             deadline: Some(deadline),
             life: None,
+            guest: false,
             ended_by: None,
             failure: None,
         };
@@ -181,6 +184,13 @@ impl Supervisor {
     #[must_use]
     pub fn with(mut self, life: Life) -> Self {
         self.life = Some(life);
+        self
+    }
+
+    /// The command is not process 1.
+    #[must_use]
+    pub fn into_guest(mut self) -> Self {
+        self.guest = true;
         self
     }
 
@@ -376,7 +386,7 @@ impl Supervisor {
             Typed::Signal(signal) => {
                 // The console signals its foreground group. When the command itself, pid 1, is in it and has not said
                 // what to do, the kernel drops the signal for pid 1 alone; anywhere else it would end the command.
-                if console.foreground() == self.child.pid && !self.init {
+                if console.foreground() == self.child.pid && !self.init && !self.guest {
                     self.end_if_default(signal);
                 }
             }
@@ -396,6 +406,10 @@ impl Supervisor {
         if self.state != State::Running {
             self.ended_by = Some(signal);
             return self.kill();
+        }
+        if self.guest {
+            let _ = sys::signal_process(self.child.pidfd.as_fd(), signal);
+            return;
         }
         if self.init && signal == libc::SIGTERM {
             // An init takes SIGTERM for something else (upstart and systemd execute themselves again).
@@ -436,7 +450,7 @@ impl Supervisor {
             && self.ended_by.is_none()
             && let Some(life) = self.life.take_if(|life| life.goes_on(reboots))
         {
-            return Ok(Turn::Again(life));
+            return Ok(Turn::Again(Box::new(life)));
         }
         if let Some(client) = &mut self.client {
             match &result {

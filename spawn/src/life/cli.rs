@@ -46,6 +46,23 @@ pub struct Names {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a command in a container that runs
+    ///
+    /// Exit status: as that of `run`.
+    Exec(Exec),
+    /// Attach the terminal to a container's console; ^] twice or ^A q leaves it
+    Console {
+        /// Name of a container
+        name: String,
+    },
+    /// Print the last output of a container's console
+    Logs {
+        /// Name of a container
+        name: String,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// Stop containers: the signal by which their init halts, and SIGKILL when the time is over
     ///
     /// The signal is lxc.signal.halt of the configuration, else SIGRTMIN+3 if the init blocks that, as systemd does, else
@@ -147,8 +164,27 @@ fn signal(text: &str) -> Result<i32, String> {
     number.filter(|n| (1..=64).contains(n)).ok_or_else(|| "no signal: as TERM, SIGTERM, 15 or RTMIN+3".to_owned())
 }
 
-/// The words of `exec` and of others that name a command.
-pub type Words = Vec<OsString>;
+/// `exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Name of a container
+    pub name: String,
+    /// Run the command as UID[:GID] or as a user of the container's /etc/passwd [default: root]
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Set a variable of the command's environment, or pass on the caller's
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// Working directory of the command
+    #[arg(short, long, value_name = "DIR", default_value = "/")]
+    pub workdir: PathBuf,
+    /// Give the command a terminal even if no standard descriptor is one
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Command and arguments [default: /bin/sh -l]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
 
 #[cfg(test)]
 mod tests {
@@ -161,7 +197,22 @@ mod tests {
         {
             assert_eq!(signal(word), Ok(number), "{word}");
         }
-        for word in ["", "0", "65", "-9", "+9", "TERMX", "RTMIN-1", "RTMIN+31", "RTMAX+1", "RTMAX-31", "RTMIN+", "RTMIN+ 1", "SIG", "99999999999"] {
+        for word in [
+            "",
+            "0",
+            "65",
+            "-9",
+            "+9",
+            "TERMX",
+            "RTMIN-1",
+            "RTMIN+31",
+            "RTMAX+1",
+            "RTMAX-31",
+            "RTMIN+",
+            "RTMIN+ 1",
+            "SIG",
+            "99999999999",
+        ] {
             assert!(signal(word).is_err(), "{word}");
         }
     }

@@ -3,13 +3,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Parser;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -18,7 +16,7 @@ use super::ring::Ring;
 use super::server::Server;
 use super::{Background, Cgroups, Life, watch};
 use crate::cgroup::Remains;
-use crate::cli::{Cli, Command, Options};
+use crate::cli::Options;
 use crate::failure::{Failure, OWN_FAILURE, Outcome, USAGE, one_line, words};
 use crate::state::{Claim, Record};
 use crate::status::{State, Status};
@@ -38,7 +36,6 @@ struct Handover {
     /// Whether the container is to be started; else it runs.
     start: bool,
     record: Record,
-    origin: Origin,
     /// The claim's two.
     claim: [RawFd; 2],
     listener: RawFd,
@@ -49,23 +46,6 @@ struct Handover {
     total: u64,
     waiting: Option<RawFd>,
     cgroups: Remains,
-}
-
-/// How `spawn run` was called.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Origin {
-    arguments: Vec<Vec<u8>>,
-    directory: Vec<u8>,
-}
-
-impl Origin {
-    fn own() -> Self {
-        let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        Self {
-            arguments: std::env::args_os().map(OsString::into_vec).collect(),
-            directory: directory.into_os_string().into_vec(),
-        }
-    }
 }
 
 /// Starts a container in the background and returns when its command has been executed.
@@ -125,7 +105,7 @@ fn start(options: &Options, status: &mut Status, writer: &OwnedFd) -> u8 {
             if !tell(0, &name) {
                 return OWN_FAILURE;
             }
-            settle(*supervisor, Origin::own())
+            settle(*supervisor)
         }
         Ok(_) => {
             tell(OWN_FAILURE, "the container has ended before it was watched");
@@ -140,7 +120,7 @@ fn start(options: &Options, status: &mut Status, writer: &OwnedFd) -> u8 {
 }
 
 /// Lets go of all that the start needed: the rest of this process's life is [`watch::watch`].
-fn settle(supervisor: Supervisor, origin: Origin) -> u8 {
+fn settle(supervisor: Supervisor) -> u8 {
     let (child, life) = supervisor.into_parts();
     let Some(life) = life else { return OWN_FAILURE };
     let _ = std::env::set_current_dir("/");
@@ -150,30 +130,29 @@ fn settle(supervisor: Supervisor, origin: Origin) -> u8 {
         }
     }
     // If it cannot be executed, this process does the same with more memory.
-    execute(&life, &origin, Some(child.pidfd.as_raw_fd()));
-    watch::watch(life, &child.pidfd, &origin)
+    execute(&life, Some(child.pidfd.as_raw_fd()));
+    watch::watch(life, &child.pidfd)
 }
 
 /// Starts the container again, in this process: returns only when it cannot.
-pub fn start_again(life: &Life, origin: &Origin) {
-    execute(life, origin, None);
+pub fn start_again(life: &Life) {
+    execute(life, None);
 }
 
 /// Executes this program again. `pidfd`: of the container that runs.
-fn execute(life: &Life, origin: &Origin, pidfd: Option<RawFd>) {
+fn execute(life: &Life, pidfd: Option<RawFd>) {
     let (Some(claim), Some(server), Some(record), Some(background)) =
         (&life.claim, &life.server, &life.record, &life.background)
     else {
         return;
     };
     let (ring, log) = background.ring.descriptors();
-    let running = pidfd.zip(background.ends.as_ref()).map(|(pidfd, [master, slave])| {
-        [pidfd, master.as_raw_fd(), slave.as_raw_fd()]
-    });
+    let running = pidfd
+        .zip(background.ends.as_ref())
+        .map(|(pidfd, [master, slave])| [pidfd, master.as_raw_fd(), slave.as_raw_fd()]);
     let handover = Handover {
         start: pidfd.is_none(),
         record: record.clone(),
-        origin: origin.clone(),
         claim: claim.descriptors(),
         listener: server.descriptor(),
         running,
@@ -261,29 +240,27 @@ fn resume(handover: Handover) -> Outcome<u8> {
         began: std::time::Instant::now(),
     };
     match (handover.start, pidfd) {
-        (false, Some(pidfd)) => Ok(watch::watch(life, &pidfd, &handover.origin)),
-        _ => again(life, handover.origin),
+        (false, Some(pidfd)) => Ok(watch::watch(life, &pidfd)),
+        _ => again(life),
     }
 }
 
 /// The start of a container that has been there before.
-fn again(mut life: Life, origin: Origin) -> Outcome<u8> {
+fn again(mut life: Life) -> Outcome<u8> {
     let waiting = life.waiting.as_ref().and_then(|fd| fd.try_clone().ok());
     let log = life.record.as_ref().and_then(|record| record.log.clone());
     let result = (|| {
-        let words = origin.arguments.iter().cloned().map(OsString::from_vec);
-        let cli = Cli::try_parse_from(words).map_err(|error| Failure::own(error.to_string()))?;
-        let Command::Run(options) = cli.command else { return Err(Failure::own("this was no `spawn run`")) };
-        let directory = Path::new(std::ffi::OsStr::from_bytes(&origin.directory));
-        std::env::set_current_dir(directory)
-            .map_err(|error| Failure::own(format!("cannot go to {}: {error}", directory.display())))?;
+        let origin = life.record.as_ref().map(|record| record.origin.clone()).unwrap_or_default();
+        let options = origin.options()?;
+        std::env::set_current_dir(origin.directory())
+            .map_err(|error| Failure::own(format!("cannot go to {}: {error}", origin.directory().display())))?;
         if let Some(background) = &mut life.background {
             background.ends = None;
         }
         start_and_watch(&options, &mut Status::default(), life)
     })();
     let failure = match result {
-        Ok(Turn::Running(supervisor)) => return Ok(settle(*supervisor, origin)),
+        Ok(Turn::Running(supervisor)) => return Ok(settle(*supervisor)),
         Ok(_) => Failure::own("the container has ended before it was watched"),
         Err(failure) => failure,
     };

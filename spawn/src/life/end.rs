@@ -93,10 +93,9 @@ struct Ending {
 
 impl Ending {
     fn begin(record: Record, wish: Wish) -> Outcome<Self> {
-        let pidfd = record.process().ok_or_else(|| Failure {
-            code: NOT_RUNNING,
-            text: format!("{} has ended just now", record.name),
-        })?;
+        let pidfd = record
+            .process()
+            .ok_or_else(|| Failure { code: NOT_RUNNING, text: format!("{} has ended just now", record.name) })?;
         // A supervisor that does not answer is no reason to leave the container alone.
         let connection = state::reach(&record.name).and_then(|connection| {
             let word = if wish == Wish::Stop { "stop" } else { "restart" };
@@ -206,10 +205,10 @@ pub fn say(text: &str) {
 fn each<T>(all: impl IntoIterator<Item = T>, mut action: impl FnMut(T) -> Outcome<()>) -> Outcome<u8> {
     let mut result = Ok(0);
     for one in all {
-        if let Err(failure) = action(one) {
-            if let Err(earlier) = std::mem::replace(&mut result, Err(failure)) {
-                complain(&earlier.text);
-            }
+        if let Err(failure) = action(one)
+            && let Err(earlier) = std::mem::replace(&mut result, Err(failure))
+        {
+            complain(&earlier.text);
         }
     }
     result
@@ -272,7 +271,8 @@ pub fn kill(names: &Names, signal: i32) -> Outcome<u8> {
 /// When the time is over.
 pub fn wait(names: &Names, state: Awaited, timeout: Option<Duration>) -> Outcome<u8> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let list = if names.all { records(names)?.into_iter().map(|record| record.name).collect() } else { names.names.clone() };
+    let list =
+        if names.all { records(names)?.into_iter().map(|record| record.name).collect() } else { names.names.clone() };
     let late = |name: &str| Failure { code: TRY_AGAIN, text: format!("{name} is not what was waited for yet") };
     for name in &list {
         if !crate::cli::is_name(name) {

@@ -220,7 +220,9 @@ pub fn ls(fancy: bool, json: bool, running: bool) -> Outcome<u8> {
 
 /// Prints columns that are as wide as their widest cell.
 pub fn table<const N: usize>(rows: &[[String; N]]) {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..N).map(width).collect();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -252,7 +254,9 @@ pub fn info(names: &Names, json: bool) -> Outcome<u8> {
         let changed = if row.config_changed { ", changed since the start" } else { "" };
         add("Configuration", row.config.as_ref().map(|path| format!("{path}{changed}")));
         add("Console log", row.console_log.clone());
-        lines.iter().for_each(|(key, value)| say(&format!("{:<15}{}", format!("{key}:"), crate::failure::one_line(value))));
+        lines
+            .iter()
+            .for_each(|(key, value)| say(&format!("{:<15}{}", format!("{key}:"), crate::failure::one_line(value))));
     }
     Ok(0)
 }

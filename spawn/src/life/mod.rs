@@ -3,9 +3,11 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
-mod end;
 pub mod detach;
+mod end;
+mod enter;
 mod list;
+mod look;
 mod ring;
 pub mod server;
 pub mod sys;
@@ -23,7 +25,7 @@ use crate::child::Child;
 use crate::cli::Options;
 use crate::failure::{Failure, OWN_FAILURE, Outcome};
 use crate::plan::{Plan, Root};
-use crate::state::{self, Claim, Denied, Phase, Record};
+use crate::state::{self, Claim, Denied, Origin, Phase, Record};
 use ring::Ring;
 use server::{Server, View, Wish};
 
@@ -91,7 +93,17 @@ impl Life {
             None
         };
         let began = Instant::now();
-        Ok(Self { cgroups: Cgroups::Remains(None), claim: None, server: None, record: None, background, wish: None, waiting: None, first: true, began })
+        Ok(Self {
+            cgroups: Cgroups::Remains(None),
+            claim: None,
+            server: None,
+            record: None,
+            background,
+            wish: None,
+            waiting: None,
+            first: true,
+            began,
+        })
     }
 
     /// Whether this is the first start.
@@ -129,6 +141,8 @@ impl Life {
         };
         claim.name().clone_into(&mut plan.name);
         let mut record = Record::new(&plan.name, child.pid, child.start_time()?);
+        // A start after the first is another program's, whose own arguments are not those of the call.
+        record.origin = self.record.take().map_or_else(Origin::own, |record| record.origin);
         record.detached = self.is_detached();
         record.init = plan.init;
         record.single_id = plan.single_id;
@@ -140,9 +154,11 @@ impl Life {
             }
         };
         record.command = plan.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        record.log = options.background.console_log.as_ref().map(|path| {
-            std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned()
-        });
+        record.log = options
+            .background
+            .console_log
+            .as_ref()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned());
         claim.write(&record)?;
         if self.server.is_none() {
             self.server = Some(Server::new(claim.listen()?));
@@ -289,8 +305,14 @@ pub fn command(command: &cli::Command) -> Outcome<u8> {
         Command::Wait { names, state, timeout } => end::wait(names, *state, *timeout),
         Command::Ls { fancy, json, running } => list::ls(*fancy, *json, *running),
         Command::Info { names, json } => list::info(names, *json),
+        Command::Console { name } => look::console(name),
+        Command::Logs { name, follow } => look::logs(name, *follow),
+        Command::Exec(options) => enter::exec(options),
     };
-    result.map_err(|failure| if failure.code == OWN_FAILURE { Failure { code: SYSTEM_CALL, ..failure } } else { failure })
+    let passes_on = matches!(command, Command::Exec(_));
+    result.map_err(|failure| {
+        if failure.code == OWN_FAILURE && !passes_on { Failure { code: SYSTEM_CALL, ..failure } } else { failure }
+    })
 }
 
 /// The live container `name`.

@@ -111,7 +111,10 @@ mod tests {
         let mut ring = Ring::new(None).unwrap();
         assert!(whole(&ring, 0).is_empty());
         ring.write(b"abc");
-        assert_eq!((whole(&ring, 0), whole(&ring, 2), whole(&ring, 3), whole(&ring, 99)), (b"abc".to_vec(), b"c".to_vec(), vec![], vec![]));
+        assert_eq!(
+            (whole(&ring, 0), whole(&ring, 2), whole(&ring, 3), whole(&ring, 99)),
+            (b"abc".to_vec(), b"c".to_vec(), vec![], vec![])
+        );
         let all: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
         let mut ring = Ring::new(None).unwrap();
         for chunk in all.chunks(7777) {

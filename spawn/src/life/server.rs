@@ -35,6 +35,9 @@ const MAX_CLIENTS: usize = 64;
 /// Longest request in bytes.
 const MAX_REQUEST: usize = 256;
 
+/// Bytes of the log that `follow tail` begins with at most.
+const TAIL: u64 = 2048;
+
 /// Bytes of the log in one packet.
 const CHUNK: usize = 2048;
 
@@ -238,10 +241,10 @@ impl Client {
                 Some(console) => self.say("ok", &[console.as_raw_fd()]),
                 None => self.say("error it runs in the foreground: its console is the terminal of `spawn run`", &[]),
             },
-            "log" | "follow" | "follow new" => match ring {
+            "log" | "follow" | "follow tail" => match ring {
                 Some(ring) => {
-                    let from = if request == "follow new" { ring.total() } else { ring.oldest() };
-                    self.waits = Waits::Log { from, follow: request != "log" };
+                    let tail = if request == "follow tail" { ring.total().saturating_sub(TAIL) } else { 0 };
+                    self.pour_from(tail.max(ring.oldest()), request != "log");
                 }
                 None => self.say("error it runs in the foreground: its output is on the terminal of `spawn run`", &[]),
             },
@@ -255,8 +258,19 @@ impl Client {
                 self.say("ok", &[]);
                 return Some(Wish::Stop);
             }
-            _ => self.say("error unknown request", &[]),
+            other => {
+                let offset = other.strip_prefix("follow at ").and_then(|offset| offset.parse::<u64>().ok());
+                match (offset, ring) {
+                    (Some(offset), Some(ring)) => self.pour_from(offset.clamp(ring.oldest(), ring.total()), true),
+                    _ => self.say("error unknown request", &[]),
+                }
+            }
         }
         None
+    }
+
+    fn pour_from(&mut self, from: u64, follow: bool) {
+        self.say(&format!("ok {from}"), &[]);
+        self.waits = Waits::Log { from, follow };
     }
 }

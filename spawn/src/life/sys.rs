@@ -2,7 +2,7 @@
 //! `unsafe`; see the crate's other `sys.rs`.
 #![allow(unsafe_code)]
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -28,6 +28,18 @@ pub fn join(fd: BorrowedFd<'_>, flags: c_int) -> Call<()> {
     check(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), flags) }).map(drop)
 }
 
+/// Major and minor number of the device that a descriptor refers to.
+///
+/// # Errors
+/// The errno of fstat(2).
+pub fn device(fd: RawFd) -> Call<(u32, u32)> {
+    // SAFETY: stat is plain data for which zero is valid.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: the pointer is to a whole struct stat.
+    check(c_long::from(unsafe { libc::fstat(fd, &raw mut stat) }))?;
+    Ok((libc::major(stat.st_rdev), libc::minor(stat.st_rdev)))
+}
+
 /// Clears close-on-exec.
 ///
 /// # Errors
@@ -35,6 +47,16 @@ pub fn join(fd: BorrowedFd<'_>, flags: c_int) -> Call<()> {
 pub fn keep_on_exec(fd: RawFd) -> Call<()> {
     // SAFETY: no pointer.
     check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, 0) }).map(drop)
+}
+
+/// prctl(PR_SET_DUMPABLE, 0): until its exec, only CAP_SYS_PTRACE in the user namespace that this process's program was
+/// executed in gives access to it by ptrace(2) and /proc/PID.
+///
+/// # Errors
+/// Its errno.
+pub fn forbid_tracing() -> Call<()> {
+    // SAFETY: no pointer.
+    check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
 }
 
 /// prctl(PR_CAPBSET_DROP): no exec of this process gives it the capability `number` again.

@@ -16,7 +16,7 @@ use crate::sys;
 const CHUNK: usize = 4096;
 
 /// Watches until the container behind `pidfd`, a child of this process, has ended for good: the exit status.
-pub fn watch(mut life: Life, pidfd: &OwnedFd, origin: &detach::Origin) -> u8 {
+pub fn watch(mut life: Life, pidfd: &OwnedFd) -> u8 {
     let Ok(signals) = Signals::block() else { return OWN_FAILURE };
     loop {
         let mut sources: Vec<server::End> = Vec::new();
@@ -55,7 +55,7 @@ pub fn watch(mut life: Life, pidfd: &OwnedFd, origin: &detach::Origin) -> u8 {
             // What was written last; no more than a pty holds, whoever still writes.
             life.read_console(64);
             if life.goes_on(signal == libc::SIGHUP) {
-                detach::start_again(&life, origin);
+                detach::start_again(&life);
                 return OWN_FAILURE;
             }
             let code = exit_code(life.is_init(), code, signal);
