@@ -2,13 +2,14 @@
 
 # Settings, for the command line: make install PREFIX=/usr DESTDIR=/tmp/stage
 PREFIX  = /usr/local
+SYSCONFDIR = /etc
 DESTDIR =
 CAPS    =
 LINKAGE = auto
 DIST    = target/dist
 SECONDS = 60
 TESTFLAGS =
-export PREFIX DESTDIR CAPS LINKAGE DIST
+export PREFIX SYSCONFDIR DESTDIR CAPS LINKAGE DIST
 
 # The tests take the programs as they are shipped.
 HELPERS_DIR = $(abspath $(DIST))

@@ -10,16 +10,17 @@
 use crate::config::{Controller, Key, Limit, Value};
 use crate::directory::{Directory, write_once};
 use crate::hierarchy::{Base, BaseError, Hierarchy, Host, OWN_BASE, USER_PREFIX, check_release_agent};
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::policy::{Grant, Ownership};
 use crate::target::Process;
 use caps::Capability;
 use core::fmt;
 use helper::caller::Caller;
 use helper::enter::FullRoot;
+use helper::handoff::start_time;
 use helper::handover;
 use helper::handover::sys;
-use helper::report::Failure;
+use helper::report::{Failure, reason};
 use nix::errno::Errno;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,6 +31,13 @@ use std::time::{Duration, Instant};
 
 /// The owner record: an extended attribute that only root sees.
 const RECORD: &CStr = c"trusted.cgdelegate";
+
+/// The cgroup through which `attach` moves a process: root's alone, in the directory of the user. No name of a user's can
+/// begin with a dot.
+const STAGING: &str = ".staging";
+
+/// Owner, group and mode of a file that gid 0 may write.
+const LENT: (u32, u32, u32) = (0, 0, 0o664);
 
 /// Longest wait for processes that are dying.
 const DYING: Duration = Duration::from_secs(1);
@@ -249,25 +257,45 @@ pub struct Session<'a> {
     sites: Vec<Site>,
     /// The first so many sites are those of this call.
     current: usize,
+    /// Every v1 hierarchy with a controller: the caller may have one in which he can stop this program.
+    legacy: Vec<Hierarchy>,
     /// Dropped last, with the lock.
     root: Option<FullRoot>,
 }
 
 impl<'a> Session<'a> {
-    /// Becomes root, takes the lock of `uid`, and opens `selected` (a named hierarchy that does not exist is made) and
+    /// Becomes root, takes the lock of the caller, and opens `selected` (a named hierarchy that does not exist is made) and
     /// whatever the user has used before.
     ///
     /// # Errors
     /// The privilege is missing (77), the lock is held (75), a hierarchy cannot be opened.
     pub fn open(
         caller: &'a Caller,
+        host: &Host,
+        selected: &[Hierarchy],
+        base: Option<&[String]>,
+    ) -> Result<Self, Failure> {
+        Self::with(caller, caller.uid, ledger::PATIENCE, host, selected, base)
+    }
+
+    /// The same for what `uid` has, whoever that is, waiting for the lock no longer than `patience`.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn of(caller: &'a Caller, uid: u32, patience: Duration, host: &Host) -> Result<Self, Failure> {
+        Self::with(caller, uid, patience, host, &[], None)
+    }
+
+    fn with(
+        caller: &'a Caller,
         uid: u32,
+        patience: Duration,
         host: &Host,
         selected: &[Hierarchy],
         base: Option<&[String]>,
     ) -> Result<Self, Failure> {
         let root = FullRoot::begin(caller).map_err(|failure| failure.status(NOT_PERMITTED))?;
-        let ledger = Ledger::open(uid)?;
+        let ledger = Ledger::open(uid, patience)?;
         let mut sites = Vec::new();
         for hierarchy in selected {
             let Some(top) = hierarchy.open(true)? else { continue };
@@ -299,7 +327,10 @@ impl<'a> Session<'a> {
         let rank = |site: &Site| host.hierarchies.iter().position(|h| h.label == site.hierarchy.label);
         others.sort_by_key(rank);
         sites.append(&mut others);
-        Ok(Self { caller, uid, ledger, sites, current, root: Some(root) })
+        let all = host.hierarchies.iter().chain(&host.withheld);
+        let legacy =
+            all.filter(|h| h.controllers.iter().any(|c| matches!(c, Controller::Legacy(_)))).cloned().collect();
+        Ok(Self { caller, uid, ledger, sites, current, legacy, root: Some(root) })
     }
 
     /// The user's cgroups.
@@ -315,6 +346,9 @@ impl<'a> Session<'a> {
         for (index, site) in self.sites.iter().enumerate() {
             let Some(user) = site.user(self.uid)? else { continue };
             for name in user.children().map_err(|e| site.failure("read", self.uid, "", e))? {
+                if name == STAGING {
+                    continue;
+                }
                 let directory = match user.open(&name) {
                     Ok(directory) => directory,
                     Err(Errno::ENOENT) => continue,
@@ -342,7 +376,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The kernel's, in words.
-    pub fn sweep(&self) -> Result<Vec<Node>, Failure> {
+    pub fn sweep(&mut self) -> Result<Vec<Node>, Failure> {
+        self.clear_staging();
         let mut left = Vec::new();
         for node in self.nodes()? {
             if !node.is_stale() || self.remove(&node).is_err() {
@@ -520,19 +555,31 @@ impl<'a> Session<'a> {
         for (index, node) in &self.open_node(name)? {
             let Some(site) = self.sites.get(*index) else { continue };
             let failed = |e| site.failure("hand over", self.uid, name, e);
-            give(node, site.hierarchy.is_unified(), owner, true).map_err(failed)?;
+            if kind == Kind::Attach && site.hierarchy.is_unified() {
+                self.no_stranger(site, name, node)?;
+            }
+            if node.owner().map_err(failed)? != 0 {
+                // Given before: root may change the mode only of what is root's.
+                node.give(0, 0).map_err(failed)?;
+            }
+            give(node, site.hierarchy.is_unified(), owner).map_err(failed)?;
             self.write_record(*index, node, name, kind, true)?;
         }
         Ok(())
     }
 
-    /// Makes a finished cgroup root's again for a moment.
-    fn take_back(&self, name: &str) -> Result<(), Failure> {
-        for (index, node) in self.open_node(name)? {
-            let Some(site) = self.sites.get(index) else { continue };
-            let root = Ownership { uid: 0, gid: 0, group_writes: false };
-            give(&node, site.hierarchy.is_unified(), root, false)
-                .map_err(|e| site.failure("take back", self.uid, name, e))?;
+    /// Whoever is in a cgroup when it is handed over comes into the user's power: nobody may be there whom he could not
+    /// send a signal.
+    fn no_stranger(&self, site: &Site, name: &str, node: &Directory) -> Result<(), Failure> {
+        let path = site.path(self.uid, name);
+        for pid in node.processes().map_err(|e| site.failure("read", self.uid, name, e))? {
+            if Resident::look(pid, &path).is_some_and(|found| found.uid != self.uid) {
+                return Err(Failure::new(format!(
+                    "process {pid} in {} is another user's: try again when it has ended",
+                    site.show(self.uid, name)
+                ))
+                .status(TRY_AGAIN));
+            }
         }
         Ok(())
     }
@@ -628,29 +675,239 @@ impl<'a> Session<'a> {
         self.root = FullRoot::begin(self.caller).ok();
     }
 
-    /// Moves a process of the caller into a cgroup that is root's at this moment, and sees whether it was he who was
-    /// moved: nobody that a reused number names by mistake ever comes into the user's power.
+    /// Moves a process of the caller into a cgroup of his, and sees that it was this process which was moved.
+    ///
+    /// A move names a process by its number, and the number may be another's by the time that the kernel looks at it. On
+    /// v1 the kernel asks whether the process is the caller's; so nothing can happen there. On cgroup2 it does not ask.
+    /// There this program
+    ///
+    /// 1. leaves every cgroup in which the caller could stop it, so that he cannot choose the time between two steps;
+    /// 2. moves the process into a cgroup that is root's alone ([`STAGING`]), and sees that it is there;
+    /// 3. moves it from there into the caller's with rights that reach no further than the directory of this user: the
+    ///    kernel refuses a process that comes from anywhere else (cgroups(7), "Cgroups delegation containment").
+    ///
+    /// Whoever has taken the number comes so far as step 2, in nobody's power, and is brought back.
     ///
     /// # Errors
     /// The kernel's; it is not that process any more. It is brought back then.
     pub fn move_in(&mut self, name: &str, process: &Process) -> Result<(), Failure> {
         let before = process.cgroups()?;
-        let mut files = self.open_process_files(name)?;
         let pid = process.pid().to_string();
-        let mut result = process.check_alive();
+        let mut unified = None;
         let mut moved = Vec::new();
-        for (index, file) in &mut files {
+        let mut result = process.check_alive();
+        for (index, node) in self.open_node(name)? {
             if result.is_err() {
                 break;
             }
-            moved.push(*index);
-            result = write_once(file, &pid).map_err(|e| self.cannot_enter(*index, name, e));
+            if self.sites.get(index).is_some_and(|site| site.hierarchy.is_unified()) {
+                unified = Some((index, node));
+                continue;
+            }
+            moved.push(index);
+            result = node
+                .open_for_writing("cgroup.procs")
+                .and_then(|mut file| write_once(&mut file, &pid))
+                .map_err(|e| self.cannot_enter(index, name, e));
+        }
+        if let (Ok(()), Some((index, node))) = (&result, unified) {
+            result = self.move_through_staging(index, name, &node, process, &before);
         }
         let result = result.and_then(|()| process.check_again(self.caller)).and_then(|()| self.is_in(name, process));
         if result.is_err() {
-            self.bring_back(&moved, process, &before);
+            for index in moved {
+                let Some(site) = self.sites.get(index) else { continue };
+                let Some(path) = own_path(&before, &site.hierarchy.label) else { continue };
+                let opened = open_path(&site.top, path).and_then(|d| d.open_for_writing("cgroup.procs"));
+                let _ = opened.and_then(|mut file| write_once(&mut file, &pid));
+            }
         }
         result
+    }
+
+    fn move_through_staging(
+        &mut self,
+        index: usize,
+        name: &str,
+        node: &Directory,
+        process: &Process,
+        before: &str,
+    ) -> Result<(), Failure> {
+        let refuge = self.take_refuge(index)?;
+        let result = self.stage(&refuge, index, name, node, process, before);
+        self.leave_refuge(&refuge);
+        result
+    }
+
+    fn stage(
+        &self,
+        refuge: &Refuge,
+        index: usize,
+        name: &str,
+        node: &Directory,
+        process: &Process,
+        before: &str,
+    ) -> Result<(), Failure> {
+        let (Some(site), Some(root)) = (self.sites.get(index), self.root.as_ref()) else { return Ok(()) };
+        let failed = |e| self.cannot_enter(index, name, e);
+        let pid = process.pid().to_string();
+        let mut file = refuge.staging.open_for_writing("cgroup.procs").map_err(failed)?;
+        process.check_alive()?;
+        write_once(&mut file, &pid).map_err(failed)?;
+        let staged = process.check_again(self.caller).and_then(|()| process.cgroups()).and_then(|now| {
+            let there = own_path(&now, "v2") == Some(site.path(self.uid, STAGING).as_str());
+            there
+                .then_some(())
+                .ok_or_else(|| Failure::new(format!("process {pid} did not stay where it was moved")).status(SYSTEM))
+        });
+        let moved = staged.and_then(|()| {
+            // What is the caller's already he may write anyhow.
+            let is_callers = node.file_mode("cgroup.procs").map_err(failed)?.0 == self.caller.uid;
+            if node.is_roots().map_err(failed)? {
+                // It can be looked into, or the kernel would not be asked about the file in it.
+                node.publish(false).map_err(failed)?;
+            }
+            let lent = if is_callers { vec![refuge.user.as_ref()] } else { vec![refuge.user.as_ref(), node] };
+            let written = lend(&lent, || {
+                root.without_file_privilege(|| {
+                    node.open_for_writing("cgroup.procs").and_then(|mut file| write_once(&mut file, &pid))
+                })
+            });
+            written.map_err(failed)??.map_err(|error| match process.check_alive() {
+                Ok(()) => failed(error),
+                Err(gone) => gone,
+            })
+        });
+        if moved.is_err() {
+            self.bring_back(refuge, site, process, before);
+        }
+        moved
+    }
+
+    /// Undoes the move into [`STAGING`]: the process goes back to where it was; whoever has its number instead, to where
+    /// he belongs.
+    fn bring_back(&self, refuge: &Refuge, site: &Site, process: &Process, before: &str) {
+        if process.check_alive().is_ok() {
+            if let Some(path) = own_path(before, "v2") {
+                let opened = open_path(&site.top, path).and_then(|d| d.open_for_writing("cgroup.procs"));
+                let _ = opened.and_then(|mut file| write_once(&mut file, &process.pid().to_string()));
+            }
+        } else {
+            self.send_home(refuge, site);
+        }
+    }
+
+    /// Empties [`STAGING`] of everybody but this program: the caller's go to where he is, others to where their parent,
+    /// session or process group is, if that is in nobody else's power, and else to the top.
+    fn send_home(&self, refuge: &Refuge, site: &Site) {
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        let staging = site.path(self.uid, STAGING);
+        for pid in refuge.staging.processes().unwrap_or_default() {
+            if pid == own || pid <= 0 {
+                continue;
+            }
+            let Some(found) = Resident::look(pid, &staging) else { continue };
+            let is_users = found.uid == self.uid;
+            if is_users && self.caller.uid != self.uid {
+                // Under the ceilings it stays until a call of the user's own: where he calls from it belongs.
+                continue;
+            }
+            let here = is_users.then(|| own_path(&refuge.before, "v2").unwrap_or("/").to_owned());
+            let home = here.or_else(|| {
+                found.relatives.iter().find_map(|relative| {
+                    let cgroups = std::fs::read_to_string(format!("/proc/{relative}/cgroup")).ok()?;
+                    let path = own_path(&cgroups, "v2").filter(|path| *path != staging)?;
+                    is_theirs_alone(&site.top, path, found.uid).then(|| path.to_owned())
+                })
+            });
+            for path in home.iter().map(String::as_str).chain(["/"]) {
+                let opened = open_path(&site.top, path).and_then(|d| d.open_for_writing("cgroup.procs"));
+                if found.is_still_there(&staging)
+                    && opened.and_then(|mut file| write_once(&mut file, &pid.to_string())).is_ok()
+                {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Removes what a killed `attach` has left: a process of the caller on its way goes to where he is. What cannot be
+    /// removed now is left for the next call.
+    pub fn clear_staging(&mut self) {
+        for index in 0..self.sites.len() {
+            let Some(site) = self.sites.get(index).filter(|site| site.hierarchy.is_unified()) else { continue };
+            let Ok(Some(user)) = site.user(self.uid) else { continue };
+            if user.remove(STAGING).is_ok() || user.open(STAGING).is_err() {
+                continue;
+            }
+            if let Ok(refuge) = self.take_refuge(index) {
+                if let Some(site) = self.sites.get(index) {
+                    self.send_home(&refuge, site);
+                }
+                self.leave_refuge(&refuge);
+            }
+        }
+    }
+
+    /// Leaves every cgroup in which the caller could stop, starve or kill this program: for [`STAGING`] on cgroup2, for the
+    /// nearest of root's on v1. It stops being root for the move, because v1 asks whether the process is the mover's own;
+    /// then nobody but root can move it any more.
+    fn take_refuge(&mut self, index: usize) -> Result<Refuge, Failure> {
+        const TRIES: u32 = 10;
+        let uid = self.uid;
+        let Some(site) = self.sites.get(index) else { return Err(Failure::new("no cgroup2").status(SYSTEM)) };
+        let failed = |e| site.failure("make", uid, STAGING, e);
+        let user = site.user(uid)?.ok_or_else(|| failed(Errno::ENOENT))?;
+        match user.make(STAGING) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let staging = user.open(STAGING).map_err(failed)?;
+        let before = own_cgroups()?;
+        let mut files = vec![staging.open_for_writing("cgroup.procs").map_err(failed)?];
+        let mut places = vec![("v2".to_owned(), site.path(uid, STAGING))];
+        for hierarchy in &self.legacy {
+            let Some(here) = own_path(&before, &hierarchy.label) else { continue };
+            let Some(top) = (here != "/").then(|| hierarchy.open(false)).transpose()?.flatten() else { continue };
+            let Some((path, file)) = roots_part(&top, here).map_err(failed)? else { continue };
+            files.push(file);
+            places.push((hierarchy.label.clone(), path));
+        }
+        let mut tries = TRIES;
+        loop {
+            drop(self.root.take());
+            let entered = files.iter_mut().try_for_each(|file| write_once(file, "0"));
+            self.root = Some(FullRoot::begin(self.caller)?);
+            entered.map_err(|e| Failure::new(format!("enter {}: {}", places_of(&places), e.desc())).status(SYSTEM))?;
+            let now = own_cgroups()?;
+            if places.iter().all(|(label, path)| own_path(&now, label) == Some(path.as_str())) {
+                return Ok(Refuge { user, staging, before });
+            }
+            tries = tries.checked_sub(1).ok_or_else(|| {
+                Failure::new(format!("something moves this process out of {} again: try again", places_of(&places)))
+                    .status(TRY_AGAIN)
+            })?;
+        }
+    }
+
+    /// Goes back to where this program was, and removes [`STAGING`].
+    fn leave_refuge(&mut self, refuge: &Refuge) {
+        let mut files = Vec::new();
+        let unified = self.sites.iter().find(|site| site.hierarchy.is_unified()).and_then(|site| site.top.again().ok());
+        let tops = self.legacy.iter().filter_map(|h| Some((h.label.as_str(), h.open(false).ok()??)));
+        for (label, top) in unified.map(|top| ("v2", top)).into_iter().chain(tops) {
+            if let Some(path) = own_path(&refuge.before, label)
+                && let Ok(file) = open_path(&top, path).and_then(|d| d.open_for_writing("cgroup.procs"))
+            {
+                files.push(file);
+            }
+        }
+        drop(self.root.take());
+        for file in &mut files {
+            let _ = write_once(file, "0");
+        }
+        self.root = FullRoot::begin(self.caller).ok();
+        let _ = refuge.user.remove(STAGING);
     }
 
     /// Whether /proc says that the process is in the cgroup, in every hierarchy of this call.
@@ -670,28 +927,47 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Undoes a move. When the process has gone and its number is another's now, that one goes to where its parent is.
-    fn bring_back(&self, moved: &[usize], process: &Process, before: &str) {
-        let stranger = process.check_alive().is_err();
-        let cgroups = if stranger { parents_cgroups(process.pid()) } else { Some(before.to_owned()) };
-        let Some(cgroups) = cgroups else { return };
-        for index in moved {
-            let Some(site) = self.sites.get(*index) else { continue };
-            let Some(path) = own_path(&cgroups, &site.hierarchy.label) else { continue };
-            let opened = open_path(&site.top, path).and_then(|d| d.open_for_writing("cgroup.procs"));
-            let _ = opened.and_then(|mut file| write_once(&mut file, &process.pid().to_string()));
-        }
-    }
-
-    /// Moves a process into a cgroup of `create`'s: root's for the time of the move.
+    /// Gives a cgroup that is the user's already what this call asks for, and his ceilings what the file says now.
     ///
     /// # Errors
-    /// As [`Session::move_in`].
-    pub fn move_into_existing(&mut self, name: &str, process: &Process, owner: Ownership) -> Result<(), Failure> {
-        self.take_back(name)?;
-        let moved = self.move_in(name, process);
-        let given = self.hand_over_all(name, owner, Kind::Create);
-        moved.and(given)
+    /// A limit that the kernel does not take.
+    pub fn renew(&mut self, name: &str, grant: &Grant, asked: &[Limit]) -> Result<(), Failure> {
+        let limits: Vec<Limit> =
+            grant.node.iter().filter(|limit| asked.iter().any(|asked| asked.key == limit.key)).copied().collect();
+        for site in self.sites.iter().take(self.current) {
+            user_directory(site, self.uid, grant)?;
+        }
+        for (index, node) in self.open_node(name)? {
+            if let Some(site) = self.sites.get(index) {
+                set_limits(site, &node, &limits, self.uid, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the ceilings where the user has cgroups beside those of this call.
+    ///
+    /// # Errors
+    /// A ceiling that the kernel does not take; one that a hierarchy has no file for is let go there.
+    pub fn renew_ceilings(&self, grant: &Grant) -> Result<(), Failure> {
+        for site in self.sites.iter().skip(self.current) {
+            let Some(user) = site.user(self.uid)? else { continue };
+            for limit in &grant.total {
+                match set_limits(site, &user, core::slice::from_ref(limit), self.uid, "") {
+                    Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a cgroup of the user over once more, to the owner that this call asks for.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn hand_over_again(&self, name: &str, owner: Ownership) -> Result<(), Failure> {
+        self.hand_over_all(name, owner, Kind::Create)
     }
 
     /// Whether the cgroup has a piece in each hierarchy of this call.
@@ -728,6 +1004,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// 75: something does not die.
     pub fn kill(&self, node: &Node) -> Result<(), Failure> {
+        let mut strangers_stay = false;
         for round in 0..MAX_ROUNDS {
             let mut processes = Vec::new();
             for piece in &node.pieces {
@@ -735,19 +1012,24 @@ impl<'a> Session<'a> {
                 let Some(user) = site.user(self.uid)? else { continue };
                 let Ok(directory) = user.open(&node.name) else { continue };
                 let unified = site.hierarchy.is_unified();
-                if unified && directory.write("cgroup.kill", "1").is_ok() {
-                    continue;
+                // What was never handed over is not the user's to kill, freeze or limit as a whole.
+                if piece.record.is_some_and(|record| record.made && record.uid == self.uid) {
+                    if unified && directory.write("cgroup.kill", "1").is_ok() {
+                        continue;
+                    }
+                    if site.hierarchy.has_legacy("pids") || unified {
+                        let _ = directory.write("pids.max", "0");
+                    }
+                    freeze(site, &directory, true);
+                } else {
+                    strangers_stay = true;
                 }
-                if site.hierarchy.has_legacy("pids") || unified {
-                    let _ = directory.write("pids.max", "0");
-                }
-                freeze(site, &directory, true);
                 let listed = living(&directory, unified).map_err(|e| site.failure("read", self.uid, &node.name, e))?;
                 let path = site.path(self.uid, &node.name);
                 processes.extend(listed.into_iter().map(|pid| (pid, site.hierarchy.label.clone(), path.clone())));
             }
             for (pid, label, path) in &processes {
-                kill_inside(*pid, label, path)?;
+                kill_inside(*pid, label, path, strangers_stay.then_some(self.uid))?;
             }
             let mut alive = false;
             for piece in &node.pieces {
@@ -776,8 +1058,8 @@ fn freeze(site: &Site, directory: &Directory, freeze: bool) {
     }
 }
 
-/// SIGKILL for a process that, once it is held by a descriptor, still is below `path`.
-fn kill_inside(pid: i32, label: &str, path: &str) -> Result<(), Failure> {
+/// SIGKILL for a process that, once it is held by a descriptor, still is below `path`; and is of `uid`, if that is given.
+fn kill_inside(pid: i32, label: &str, path: &str, uid: Option<u32>) -> Result<(), Failure> {
     if pid <= 0 {
         return Ok(());
     }
@@ -790,7 +1072,8 @@ fn kill_inside(pid: i32, label: &str, path: &str) -> Result<(), Failure> {
     let inside = own_path(&cgroups, label)
         .and_then(|own| own.strip_prefix(path))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if !inside {
+    let is_his = uid.is_none_or(|uid| status_of(pid).is_some_and(|(its, _)| its == uid));
+    if !inside || !is_his {
         return Ok(());
     }
     let killed = handover::with(Capability::CAP_KILL, || match &pidfd {
@@ -944,15 +1227,13 @@ fn inherit_cpuset(above: &Directory, directory: &Directory, flag: bool) -> Resul
 
 /// The closed list: what of a directory is handed over, and nothing else (sections of cgroups(7) and the kernel's
 /// admin-guide/cgroup-v2, "Delegation").
-fn give(node: &Directory, unified: bool, owner: Ownership, publish: bool) -> Result<(), Errno> {
+fn give(node: &Directory, unified: bool, owner: Ownership) -> Result<(), Errno> {
     let files = if unified { delegate_list() } else { vec!["cgroup.procs".to_owned(), "tasks".to_owned()] };
     for file in &files {
         node.give_file(file, owner.uid, owner.gid, owner.group_writes)?;
     }
-    if publish {
-        // Before it is given away, while root may change its mode. The files have their owner already.
-        node.publish(owner.group_writes)?;
-    }
+    // Before it is given away, while root may change its mode. The files have their owner already.
+    node.publish(owner.group_writes)?;
     node.give(owner.uid, owner.gid)
 }
 
@@ -982,11 +1263,105 @@ fn own_path<'t>(cgroups: &'t str, label: &str) -> Option<&'t str> {
     })
 }
 
-/// Where the parent of a process is.
-fn parents_cgroups(pid: i32) -> Option<String> {
+/// Real uid and parent of a process.
+fn status_of(pid: i32) -> Option<(u32, i32)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim();
-    std::fs::read_to_string(format!("/proc/{parent}/cgroup")).ok()
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next();
+    Some((field("Uid:")?.parse().ok()?, field("PPid:")?.parse().ok()?))
+}
+
+/// A process in a cgroup where it does not belong.
+struct Resident {
+    pid: i32,
+    start: Option<u64>,
+    uid: u32,
+    /// Its parent, the leaders of its session and of its process group.
+    relatives: Vec<i32>,
+}
+
+impl Resident {
+    /// Looks at it; `None` when it is not in `path`.
+    fn look(pid: i32, path: &str) -> Option<Self> {
+        let (uid, parent) = status_of(pid)?;
+        let number = nix::unistd::Pid::from_raw(pid);
+        let leaders = [nix::unistd::getsid(Some(number)), nix::unistd::getpgid(Some(number))];
+        let relatives = leaders.into_iter().flatten().map(nix::unistd::Pid::as_raw).filter(|leader| *leader != pid);
+        let relatives = core::iter::once(parent).chain(relatives).filter(|relative| *relative > 0).collect();
+        let found = Self { pid, start: start_of(pid), uid, relatives };
+        found.is_still_there(path).then_some(found)
+    }
+
+    fn is_still_there(&self, path: &str) -> bool {
+        let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
+        own_path(&cgroups, "v2") == Some(path) && self.start.is_some() && start_of(self.pid) == self.start
+    }
+}
+
+fn start_of(pid: i32) -> Option<u64> {
+    start_time(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Where this program is while the caller must not reach it, and where it was.
+struct Refuge {
+    user: Rc<Directory>,
+    staging: Directory,
+    before: String,
+}
+
+fn own_cgroups() -> Result<String, Failure> {
+    std::fs::read_to_string("/proc/self/cgroup")
+        .map_err(|e| Failure::new(format!("read /proc/self/cgroup: {}", reason(&e))).status(SYSTEM))
+}
+
+fn places_of(places: &[(String, String)]) -> String {
+    places.iter().map(|(label, path)| format!("{label}:{path}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The last directory on a path that is root's with all above it: its path and its file of processes. `None`: that is the
+/// whole path.
+fn roots_part(top: &Directory, path: &str) -> Result<Option<(String, File)>, Errno> {
+    let mut at = top.again()?;
+    let mut shown = String::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        let below = at.open(part)?;
+        if !below.is_roots()? {
+            let shown = if shown.is_empty() { "/".to_owned() } else { shown };
+            return at.open_for_writing("cgroup.procs").map(|file| Some((shown, file)));
+        }
+        shown = format!("{shown}/{part}");
+        at = below;
+    }
+    Ok(None)
+}
+
+/// Does `work` while gid 0 may write which processes are in `directories`.
+fn lend<T>(directories: &[&Directory], work: impl FnOnce() -> T) -> Result<T, Errno> {
+    const FILE: &str = "cgroup.procs";
+    let mut before = Vec::new();
+    let lent = directories.iter().try_for_each(|directory| {
+        before.push((directory, directory.file_mode(FILE)?));
+        directory.set_file_mode(FILE, LENT)
+    });
+    let result = lent.map(|()| work());
+    for (directory, mode) in before {
+        directory.set_file_mode(FILE, mode)?;
+    }
+    result
+}
+
+/// Whether nobody but root and `uid` has a say in a cgroup.
+fn is_theirs_alone(top: &Directory, path: &str, uid: u32) -> bool {
+    let own = user_name(uid);
+    let Ok(mut at) = top.again() else { return false };
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        let Ok(below) = at.open(part) else { return false };
+        let is_fine = below.owner().is_ok_and(|owner| owner == 0 || owner == uid);
+        if !is_fine || (part.starts_with(USER_PREFIX) && part != own) {
+            return false;
+        }
+        at = below;
+    }
+    true
 }
 
 fn open_path(top: &Directory, path: &str) -> Result<Directory, Errno> {

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// cgdelegate.
 pub static CGDELEGATE: Program = Program { name: c"cgdelegate", panic_status: 70 };
@@ -105,7 +106,7 @@ impl Call<'_> {
         let (program, arguments) = find_command(command, inheritance)?;
         let result = self.decide(ask, None).and_then(|decided| {
             let mut session = self.session(&decided)?;
-            self.claim(&mut session, name, &decided.grant, Kind::Run, join)?;
+            self.claim(&mut session, name, ask, &decided.grant, join)?;
             Ok(decided.grant.line)
         });
         self.log("run", Some(name), result.as_ref().copied());
@@ -122,25 +123,32 @@ impl Call<'_> {
         &self,
         session: &mut Session<'_>,
         name: &Name,
+        ask: &Ask,
         grant: &Grant,
-        kind: Kind,
         join: bool,
     ) -> Result<(), Failure> {
         let found = self.sweep_for(session, name, join)?;
         match found.node {
-            Some(node) if join || node.kind() == Some(Kind::Create) => session.enter(name.as_str(), join),
+            Some(node) if join || node.kind() == Some(Kind::Create) => {
+                // What was made with fewer hierarchies is entered as it is, unless others are asked for.
+                if ask.controllers.is_some() && !session.is_whole(name.as_str())? {
+                    return Err(other_hierarchies(name));
+                }
+                session.renew(name.as_str(), grant, &ask.limits)?;
+                session.enter(name.as_str(), join)
+            }
             Some(node) => Err(in_use(&node)),
             None => {
                 Self::fits(&found.others, name, grant)?;
-                session.make(name.as_str(), grant, kind)?;
-                session.hand_over(name.as_str(), grant.owner, kind)?;
+                session.make(name.as_str(), grant, Kind::Run)?;
+                session.hand_over(name.as_str(), grant.owner, Kind::Run)?;
                 session.enter(name.as_str(), false).inspect_err(|_| session.abandon(name.as_str()))
             }
         }
     }
 
     /// Removes what is stale, then looks for a cgroup. One whose last process is dying this moment is waited for.
-    fn sweep_for(&self, session: &Session<'_>, name: &Name, wanted_alive: bool) -> Result<Found, Failure> {
+    fn sweep_for(&self, session: &mut Session<'_>, name: &Name, wanted_alive: bool) -> Result<Found, Failure> {
         let mut tries = 25_u32;
         loop {
             let mut others = session.sweep()?;
@@ -180,10 +188,13 @@ impl Call<'_> {
     fn create(&self, name: &Name, ask: &Ask) -> Result<(), Failure> {
         let result = self.decide(ask, None).and_then(|decided| {
             let mut session = self.session(&decided)?;
-            let found = self.sweep_for(&session, name, false)?;
+            let found = self.sweep_for(&mut session, name, false)?;
             match found.node {
-                // Wanted again: its limits are written anew by nobody, so it must be the same kind of thing.
-                Some(node) if node.kind() == Some(Kind::Create) && session.is_whole(name.as_str())? => {
+                Some(node) if node.kind() == Some(Kind::Create) => {
+                    if !session.is_whole(name.as_str())? {
+                        return Err(other_hierarchies(name));
+                    }
+                    session.renew(name.as_str(), &decided.grant, &ask.limits)?;
                     return Ok(decided.grant.line);
                 }
                 Some(node) => return Err(in_use(&node)),
@@ -216,10 +227,15 @@ impl Call<'_> {
         let decided = self.decide(ask, Some(&process))?;
         let grant = &decided.grant;
         let mut session = self.session(&decided)?;
-        let found = self.sweep_for(&session, name, false)?;
+        let found = self.sweep_for(&mut session, name, false)?;
         match found.node {
-            Some(node) if node.kind() == Some(Kind::Create) && session.is_whole(name.as_str())? => {
-                session.move_into_existing(name.as_str(), &process, grant.owner)?;
+            Some(node) if node.kind() == Some(Kind::Create) => {
+                if !session.is_whole(name.as_str())? {
+                    return Err(other_hierarchies(name));
+                }
+                session.renew(name.as_str(), grant, &ask.limits)?;
+                session.move_in(name.as_str(), &process)?;
+                session.hand_over_again(name.as_str(), grant.owner)?;
             }
             Some(node) => return Err(in_use(&node)),
             None => {
@@ -257,7 +273,7 @@ impl Call<'_> {
     /// delete: removes a cgroup, after killing what is in it if that was asked for.
     fn delete(&self, name: &Name, kill: bool) -> Result<(), Failure> {
         let host = Host::look()?;
-        let mut session = Session::open(self.caller, self.caller.uid, &host, &[], None)?;
+        let mut session = Session::open(self.caller, &host, &[], None)?;
         let node = session.nodes()?.into_iter().find(|node| node.name == name.as_str());
         let Some(node) = node else {
             return Err(Failure::new(format!("you have no cgroup {name}: see cgdelegate list")).status(NOT_PERMITTED));
@@ -294,10 +310,10 @@ impl Call<'_> {
     fn list(&self, json: bool) -> Result<(), Failure> {
         let host = Host::look()?;
         let mut found: Vec<(u32, Node)> = Vec::new();
-        for uid in self.users()? {
-            let session = Session::open(self.caller, uid, &host, &[], None)?;
+        let result = self.for_each_user(&host, |uid, session| {
             found.extend(session.nodes()?.into_iter().map(|node| (uid, node)));
-        }
+            Ok(())
+        });
         let mut text = String::new();
         let lines: Vec<String> =
             found.iter().map(|(uid, node)| if json { as_json(*uid, node) } else { as_line(*uid, node) }).collect();
@@ -308,17 +324,20 @@ impl Call<'_> {
                 let _ = writeln!(text, "{line}");
             });
         }
-        print(&text)
+        print(&text)?;
+        result
     }
 
     /// prune: removes what is stale; root's call everybody's.
     fn prune(&self, dry_run: bool) -> Result<(), Failure> {
         let host = Host::look()?;
         let mut text = String::new();
-        let mut result = Ok(());
         let mut lost = Vec::new();
-        for uid in self.users()? {
-            let mut session = Session::open(self.caller, uid, &host, &[], None)?;
+        let result = self.for_each_user(&host, |_, session| {
+            if !dry_run {
+                session.clear_staging();
+            }
+            let mut result = Ok(());
             for node in session.nodes()?.iter().filter(|node| node.is_stale()) {
                 let removed = if dry_run { Ok(()) } else { session.remove(node) };
                 match removed {
@@ -334,7 +353,8 @@ impl Call<'_> {
                     Err(failure) => result = result.and(Err(failure)),
                 }
             }
-        }
+            result
+        });
         let_go(&lost);
         print(&text)?;
         result
@@ -347,9 +367,45 @@ impl Call<'_> {
         result
     }
 
-    /// Whose cgroups a list or a prune is about. Asking needs root, so it is done for a moment.
-    fn users(&self) -> Result<Vec<u32>, Failure> {
-        if self.caller.uid == 0 { ledger::users() } else { Ok(vec![self.caller.uid]) }
+    /// Works on the cgroups that a list or a prune is about: the caller's; root's call is about everybody's. A user can
+    /// stop a call of his own while it holds his lock, so others are not waited for long, and are named at the end.
+    fn for_each_user(
+        &self,
+        host: &Host,
+        mut work: impl FnMut(u32, &mut Session<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if self.caller.uid != 0 {
+            return work(self.caller.uid, &mut Session::open(self.caller, host, &[], None)?);
+        }
+        let mut result = Ok(());
+        let mut begin = None;
+        let mut left = ledger::users()?;
+        // First those that are free, then the others.
+        for _ in 0..2 {
+            let mut held = Vec::new();
+            for uid in left {
+                let patience = begin.map_or(Duration::ZERO, |begin: Instant| {
+                    ledger::PATIENCE_WITH_OTHERS.saturating_sub(begin.elapsed())
+                });
+                match Session::of(self.caller, uid, patience, host) {
+                    Ok(mut session) => result = result.and(work(uid, &mut session)),
+                    Err(failure) if failure.status == TRY_AGAIN => held.push(uid),
+                    Err(failure) => result = result.and(Err(failure)),
+                }
+            }
+            left = held;
+            begin.get_or_insert_with(Instant::now);
+        }
+        if left.is_empty() {
+            return result;
+        }
+        let uids: Vec<String> = left.iter().map(u32::to_string).collect();
+        result.and(Err(Failure::new(format!(
+            "left out uid {}: a call of that user holds {}/UID and has not let go: is it stopped or frozen? end it, or try again",
+            uids.join(", "),
+            ledger::PATH
+        ))
+        .status(TRY_AGAIN)))
     }
 
     /// check: the decision and the line behind it.
@@ -381,7 +437,9 @@ impl Call<'_> {
 
     fn session(&self, decided: &Decided) -> Result<Session<'_>, Failure> {
         let selected = decided.host.select(&decided.grant.controllers);
-        Session::open(self.caller, self.caller.uid, &decided.host, &selected, decided.base.as_deref())
+        let session = Session::open(self.caller, &decided.host, &selected, decided.base.as_deref())?;
+        session.renew_ceilings(&decided.grant)?;
+        Ok(session)
     }
 
     /// Reads what a decision depends on, with the caller's rights, and decides.
@@ -484,12 +542,15 @@ fn in_use(node: &Node) -> Failure {
             node.name,
             node.shown_processes()
         )
-    } else if node.kind() == Some(Kind::Create) {
-        format!("{} exists with other hierarchies: delete it first (cgdelegate delete {})", node.name, node.name)
     } else {
         format!("{} is still going away: try again", node.name)
     };
     Failure::new(text).status(TRY_AGAIN)
+}
+
+fn other_hierarchies(name: &Name) -> Failure {
+    Failure::new(format!("{name} exists with other hierarchies: delete it first (cgdelegate delete {name})"))
+        .status(TRY_AGAIN)
 }
 
 fn as_line(uid: u32, node: &Node) -> String {

@@ -168,14 +168,50 @@ impl Directory {
             Err(Errno::ENOENT) => return Ok(()),
             other => other?,
         };
+        let give = |uid, gid| {
+            let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            nix::unistd::fchownat(&opened, "", owner, group, AtFlags::AT_EMPTY_PATH)
+        };
         if group_writes {
-            // Before it is given away, while root may change its mode; this directory is root's, so the name still is
-            // this file.
-            let mode = Mode::from_bits_truncate(fstat(&opened)?.st_mode & 0o644 | 0o020);
-            fchmodat(&self.0, file, mode, FchmodatFlags::FollowSymlink)?;
+            // Before it is given away, while root may change its mode. Nobody can put another file in the place of one of
+            // the kernel's.
+            let meta = fstat(&opened)?;
+            let mode = meta.st_mode & 0o7777 & 0o664;
+            if mode & 0o020 == 0 {
+                if meta.st_uid != 0 {
+                    give(0, 0)?;
+                }
+                fchmodat(&self.0, file, Mode::from_bits_truncate(mode | 0o020), FchmodatFlags::FollowSymlink)?;
+            }
         }
-        let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        nix::unistd::fchownat(&opened, "", owner, group, AtFlags::AT_EMPTY_PATH)
+        give(uid, gid)
+    }
+
+    /// Owner, group and permission bits of a file of this directory.
+    ///
+    /// # Errors
+    /// ENOENT when there is none.
+    pub fn file_mode(&self, file: &str) -> Result<(u32, u32, u32), Errno> {
+        let meta = fstat(&self.open_component(file, OFlag::O_PATH)?)?;
+        Ok((meta.st_uid, meta.st_gid, meta.st_mode & 0o7777))
+    }
+
+    /// Sets owner, group and permission bits of a file of this directory.
+    ///
+    /// # Errors
+    /// EPERM without CAP_CHOWN.
+    pub fn set_file_mode(&self, file: &str, (uid, gid, mode): (u32, u32, u32)) -> Result<(), Errno> {
+        let opened = self.open_component(file, OFlag::O_PATH)?;
+        let give = |uid, gid| {
+            let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            nix::unistd::fchownat(&opened, "", owner, group, AtFlags::AT_EMPTY_PATH)
+        };
+        // Root may change the mode of what is root's. Nobody can put another file in the place of one of the kernel's.
+        if fstat(&opened)?.st_uid != 0 {
+            give(0, 0)?;
+        }
+        fchmodat(&self.0, file, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)?;
+        if (uid, gid) == (0, 0) { Ok(()) } else { give(uid, gid) }
     }
 
     /// Whether root owns this directory and nobody else can write it.
@@ -185,6 +221,14 @@ impl Directory {
     pub fn is_roots(&self) -> Result<bool, Errno> {
         let meta = fstat(&self.0)?;
         Ok(meta.st_uid == 0 && meta.st_mode & 0o022 == 0)
+    }
+
+    /// The uid that owns this directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn owner(&self) -> Result<u32, Errno> {
+        fstat(&self.0).map(|meta| meta.st_uid)
     }
 
     /// Device and inode.

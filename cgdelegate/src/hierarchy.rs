@@ -136,6 +136,8 @@ pub fn let_go(names: &[String]) {
 pub struct Host {
     /// The hierarchies.
     pub hierarchies: Vec<Hierarchy>,
+    /// Hierarchies that are never delegated: v1 memory. A process can be in a user's cgroup there all the same.
+    pub withheld: Vec<Hierarchy>,
 }
 
 impl Host {
@@ -163,12 +165,12 @@ impl Host {
     #[must_use]
     pub fn parse(own: &str, mountinfo: &str) -> Self {
         let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
-        let mut hierarchies = Vec::new();
+        let (mut hierarchies, mut withheld) = (Vec::new(), Vec::new());
         for line in own.lines() {
             let mut fields = line.splitn(3, ':');
             let (Some(_), Some(list), Some(here)) = (fields.next(), fields.next(), fields.next()) else { continue };
-            // A hierarchy whose tree is not seen from its top, and v1 memory, which is never delegated.
-            if here.starts_with("/..") || list.split(',').any(|word| word == "memory") {
+            // A hierarchy whose tree is not seen from its top.
+            if here.starts_with("/..") {
                 continue;
             }
             let unified = list.is_empty();
@@ -187,15 +189,12 @@ impl Host {
                 });
             let controllers = controllers.collect();
             let label = if unified { "v2".to_owned() } else { list.to_owned() };
-            hierarchies.push(Hierarchy {
-                label,
-                controllers,
-                mounts,
-                here: here.trim_end_matches(" (deleted)").to_owned(),
-            });
+            let is_withheld = list.split(',').any(|word| word == "memory");
+            let list = if is_withheld { &mut withheld } else { &mut hierarchies };
+            list.push(Hierarchy { label, controllers, mounts, here: here.trim_end_matches(" (deleted)").to_owned() });
         }
         hierarchies.sort_by_key(|h| (!h.is_unified(), !h.label.starts_with("name="), h.label.clone()));
-        Self { hierarchies }
+        Self { hierarchies, withheld }
     }
 
     /// Whether there is a cgroup2 hierarchy.

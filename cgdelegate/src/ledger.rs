@@ -19,7 +19,10 @@ use std::time::Duration;
 pub const PATH: &str = "/run/cgdelegate";
 
 /// Longest wait for a lock, which another call of the same user holds.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Longest wait of root's for the locks of others, for all of them together: a user can stop a call that holds his.
+pub const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(1);
 
 /// Most bytes of a list.
 const MAX_LIST: u64 = 1 << 16;
@@ -35,22 +38,22 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens and locks the file of `uid`; both directory and file are made when they are missing.
+    /// Opens and locks the file of `uid`, waiting no longer than `patience`; both directory and file are made when they are
+    /// missing.
     ///
     /// # Errors
-    /// 75: another call of this user has held it for 20 s. 71: the file system's, in words.
-    pub fn open(uid: u32) -> Result<Self, Failure> {
+    /// 75: another call of this user holds it still. 71: the file system's, in words.
+    pub fn open(uid: u32, patience: Duration) -> Result<Self, Failure> {
         let directory = directory()?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let name = uid.to_string();
         let opened = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let file = File::from(opened.map_err(|e| failed("open", &name, e))?);
-        match sys::lock_within(&file, PATIENCE) {
+        match sys::lock_within(&file, patience) {
             Ok(()) => {}
             Err(Errno::EWOULDBLOCK) => {
                 return Err(Failure::new(format!(
-                    "another call of uid {uid} has held {PATH}/{name} for {} s: is it stopped or frozen? try again",
-                    PATIENCE.as_secs()
+                    "another call of uid {uid} holds {PATH}/{name} and has not let go: is it stopped or frozen? try again"
                 ))
                 .status(TRY_AGAIN));
             }

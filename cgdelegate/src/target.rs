@@ -108,6 +108,15 @@ impl Process {
 
     fn check_ids(&self, caller: &Caller) -> Result<(), Failure> {
         let status = self.directory.read_file("status", 1 << 14).ok_or_else(|| gone(self.pid))?;
+        // /proc/TID exists as well, but a move by that number moves the whole process, whose other threads may be another
+        // user's.
+        let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:")).unwrap_or_default().trim();
+        if leader != self.pid.to_string() {
+            return Err(refused(
+                self.pid,
+                &format!("it is a thread of process {leader}, and a process moves as a whole"),
+            ));
+        }
         let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
         let mut uids = uids.split_ascii_whitespace().take(3).map(str::parse::<u32>);
         let all_his = uids.clone().count() == 3 && uids.all(|uid| uid == Ok(caller.uid));

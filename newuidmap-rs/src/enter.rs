@@ -102,7 +102,7 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
 /// effective ids are set to 0, has root's ids alone.
 #[derive(Debug)]
 pub struct FullRoot {
-    uid: Uid,
+    pub(crate) uid: Uid,
     gid: Gid,
 }
 
@@ -209,7 +209,7 @@ pub(crate) fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: 
 
 /// Not dumpable: the caller can neither trace the program nor open its files in /proc. The kernel sets this anew, from
 /// the sysctl fs.suid_dumpable, whenever an effective id changes (commit_creds() of kernel/cred.c).
-fn hide() -> Result<(), Failure> {
+pub(crate) fn hide() -> Result<(), Failure> {
     prctl::set_dumpable(false).map_err(|e| step("prctl PR_SET_DUMPABLE", e))
 }
 

@@ -1,7 +1,7 @@
 //! The entry and the end of a program that executes the caller's own command: what it was given, it hands over.
 
 use crate::caller::Caller;
-use crate::enter::{IGNORED, Keep, account, become_caller, cap_step, set_panic_hook, step};
+use crate::enter::{FullRoot, IGNORED, Keep, account, become_caller, cap_step, hide, set_panic_hook, step};
 use crate::report::{Failure, Program, reason};
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
@@ -9,8 +9,9 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid};
+use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setfsuid};
 use std::ffi::{CStr, CString};
+use std::io::Write as _;
 
 pub mod sys;
 
@@ -113,6 +114,29 @@ pub fn become_caller_for_good(caller: &Caller) -> Result<(), Failure> {
     )
 }
 
+impl FullRoot {
+    /// Does `work` with the caller's uid and with gid 0 for file access, and without the right to pass file permissions:
+    /// so that the kernel decides whether an access is allowed, and not this program. What nobody but the caller and
+    /// gid 0 may write can be written.
+    ///
+    /// # Errors
+    /// The kernel did not change the ids, in words. If it did not change them back, this program ends.
+    pub fn without_file_privilege<T>(&self, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        let root = Uid::from_raw(0);
+        setfsuid(self.uid);
+        // The kernel makes a process dumpable when this id changes, see hide().
+        hide()?;
+        let changed = setfsuid(self.uid) == self.uid;
+        let result = changed.then(work);
+        setfsuid(root);
+        if setfsuid(root) != root || hide().is_err() {
+            let _ = std::io::stderr().write_all(b"setfsuid: cannot take root's ids again: refusing to go on\n");
+            crate::sys::exit_now(1);
+        }
+        result.ok_or_else(|| Failure::new("setfsuid: the kernel did not take the caller's id: refusing to go on"))
+    }
+}
+
 impl Inheritance {
     /// The value of a variable of the caller's environment.
     #[must_use]
@@ -124,7 +148,7 @@ impl Inheritance {
 
     /// Executes `program` with `arguments` (argv\[0\] first) and everything that this program was started with:
     /// environment, umask, limits, timers, dispositions, signal mask. Descriptors and the working directory were never
-    /// touched. Comes after
+    /// touched; those of descriptors 0, 1 and 2 that were closed are closed again. Comes after
     /// [`become_caller_for_good`]. A file that is neither binary nor names its interpreter is given to
     /// /bin/sh, as execvp(3) does.
     ///
@@ -148,6 +172,7 @@ impl Inheritance {
         if let Err(error) = restored() {
             return error;
         }
+        sys::close_as_at_start();
         match sys::exec(program, arguments, &environment) {
             Errno::ENOEXEC => {
                 let mut shell = vec![c"sh".to_owned(), program.to_owned()];

@@ -16,6 +16,7 @@ use crate::container::{self, Place};
 use crate::failure::{Failure, Outcome};
 use crate::life;
 use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
+use crate::rootfs::cli::CheckArgs;
 use crate::supervise::ignored_signals;
 
 const EXAMPLES: &str = "\
@@ -30,6 +31,7 @@ Examples:
   spawn run -d ./c7/rootfs -- /sbin/init     a whole system in the background, called c7
   spawn console c7; spawn exec c7 -- ps; spawn stop c7
   spawn hold host -- id | idmap | spawn go   the start of a container as a pipeline
+  spawn check centos6                        what would stop a start, with causes and cures
 
 Your subordinate ids: idmap plan. Manual: spawn(1), usernet-bridge(7), userns-handoff(7).";
 
@@ -59,6 +61,11 @@ pub enum Command {
     Go,
     #[command(flatten)]
     Life(life::cli::Command),
+    /// Look for everything that would stop a start: of this host and, when one is named, of a container
+    ///
+    /// One line for each finding, with the cause and the cure, as `rootfs check` prints them. Exit status: 78 when
+    /// something was found that stops a start, else 0.
+    Check(CheckArgs),
 }
 
 /// Which ids a container has.
@@ -334,7 +341,7 @@ mod tests {
         let cli = Cli::try_parse_from(words.iter().copied()).map_err(|error| error.to_string())?;
         match cli.command {
             Command::Run(options) | Command::Hold(options) => Ok(options),
-            Command::Go | Command::Life(_) => Err("another command".to_owned()),
+            Command::Go | Command::Life(_) | Command::Check(_) => Err("no options".to_owned()),
         }
     }
 

@@ -111,12 +111,15 @@ fn check_owner(path: &Path, owner: u32, map: &Map) -> Outcome<()> {
                 "leave `--map self` out if the owner is one of your subordinate ids, or unpack the tree as yourself"
                     .to_owned()
             }
-            _ if map.maps_uid(owner) => "its root directory must belong to root inside, so chown it inside".to_owned(),
+            _ if map.maps_uid(owner) => {
+                format!("its root directory must belong to root inside: `rootfs shift {shown}`")
+            }
             _ if owner == caller => format!(
-                "it is your own, so `--map self` starts it with you as its root; or shift it to your subordinate ids: `unshare --map-auto --map-root-user chown -R -h 1:1 {shown}` makes all of it root's"
+                "it is your own, so `--map self` starts it with you as its root; or `rootfs shift {shown}` shifts it to your subordinate ids"
             ),
             _ => format!(
-                "shift it to the map: as root, `chown -R -h {root}:{root} {shown}` makes all of it root's; or use it as it is with --read-only"
+                "as root, `rootfs shift --user {} {shown}` shifts it to the map; or import the image again as yourself (rootfs import); or use it as it is with --read-only",
+                caller_name()
             ),
         };
         return Err(Failure::own(format!(
@@ -126,12 +129,20 @@ fn check_owner(path: &Path, owner: u32, map: &Map) -> Outcome<()> {
     let etc = path.join("etc");
     match std::fs::symlink_metadata(&etc) {
         Ok(data) if !map.maps_uid(data.uid()) => Err(Failure::own(format!(
-            "{} belongs to uid {}, which the map {map} does not hold: the tree was shifted in part only, shift all of it",
+            "{} belongs to uid {}, which the map {map} does not hold: the tree was shifted in part only: as root, `rootfs shift --user {} {}` goes on with it",
             etc.display(),
-            data.uid()
+            data.uid(),
+            caller_name(),
+            path.display()
         ))),
         _ => Ok(()),
     }
+}
+
+/// The caller's name, or the uid without one, as /etc/subuid has it.
+fn caller_name() -> String {
+    let uid = nix::unistd::getuid().as_raw();
+    helper::allotment::Owner::of_uid(uid).map_or_else(|_| uid.to_string(), |owner| owner.shown())
 }
 
 /// glibc before 2.15 jumps into the vsyscall page without asking whether there is one.
@@ -220,7 +231,7 @@ mod tests {
     fn a_foreign_tree_is_refused_with_owner_map_and_cure() {
         let map = Map::Whole { uids: vec![Extent { inside: 0, outside: 100_000, count: 65536 }], gids: vec![] };
         let failure = check_owner(Path::new("/x"), 4242, &map).unwrap_err();
-        for part in ["/x", "4242", "100000", "0:100000:65536", "chown"] {
+        for part in ["/x", "4242", "100000", "0:100000:65536", "rootfs shift --user "] {
             assert!(failure.text.contains(part), "{failure}");
         }
         assert!(check_owner(Path::new("/nonexistent"), 100_000, &map).is_ok());

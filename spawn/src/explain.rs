@@ -128,8 +128,12 @@ pub fn unreachable(path: &str, errno: Errno) -> String {
         // Walks from the top; the first one whose inside is closed is the cause.
         for directory in ancestors.iter().rev() {
             if std::fs::symlink_metadata(directory.join(".")).is_err_and(|e| e.raw_os_error() == Some(libc::EACCES)) {
+                let whose = std::fs::metadata(directory).map_or_else(
+                    |_| String::new(),
+                    |found| format!(" (mode {:03o}, uid {})", found.mode() & 0o7777, found.uid()),
+                );
                 return format!(
-                    "the directory {} may not be searched by this user: `chmod +x` on it by its owner cures that",
+                    "the directory {} may not be searched by this user{whose}: its owner can open that one directory (chmod o+x), or move the tree",
                     directory.display()
                 );
             }

@@ -76,16 +76,18 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return say_usage(&error),
     };
-    if let Command::Run(options) | Command::Hold(options) = &cli.command
-        && options.map == Some(MapOption::Own)
-        && let Err(failure) = own_program::seal()
-    {
+    let with_own_id = match &cli.command {
+        Command::Run(options) | Command::Hold(options) => options.map == Some(MapOption::Own),
+        Command::Life(command) => command.enters_own_id(),
+        Command::Go | Command::Check(_) => false,
+    };
+    if with_own_id && let Err(failure) = own_program::seal() {
         complain(&failure.text);
         return ExitCode::from(failure.code);
     }
     let named = match &cli.command {
         Command::Run(options) => [options.info_fd, options.hold_fd],
-        Command::Hold(_) | Command::Go | Command::Life(_) => [None, None],
+        Command::Hold(_) | Command::Go | Command::Check(_) | Command::Life(_) => [None, None],
     };
     close_foreign_descriptors(named.into_iter().flatten().filter(|fd| *fd > 2).collect());
     let result = match &cli.command {
@@ -93,6 +95,9 @@ pub fn main() -> ExitCode {
         Command::Hold(options) => hold_container(options),
         Command::Go => go::go(),
         Command::Life(command) => life::command(command),
+        Command::Check(words) => {
+            rootfs::cli::spawn_check(words).map_err(|error| Failure { code: error.status, text: error.text })
+        }
     };
     let code = result.unwrap_or_else(|failure| {
         complain(&failure.text);
@@ -157,7 +162,13 @@ fn check_root(plan: &Plan, map: &Map, options: &Options) -> Outcome<()> {
         Root::Directory(path) => {
             use std::os::unix::ffi::OsStrExt;
             let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
-            container::check(path, map, options.read_only)
+            container::check(path, map, options.read_only)?;
+            if plan.init
+                && let Some(text) = rootfs::adapt::offer(path, &options.rootfs.to_string_lossy())
+            {
+                complain(&text);
+            }
+            Ok(())
         }
         Root::Host(_) => Ok(()),
     }

@@ -411,6 +411,9 @@ pub fn ends_within(pidfd: &OwnedFd, time: Duration) -> bool {
 pub fn find(name: &str) -> Outcome<Option<Record>> {
     let uid = nix::unistd::geteuid().as_raw();
     let path = top(uid).join(name);
+    if !crate::cli::is_name(name) {
+        return Ok(None);
+    }
     // It may be between its start and its first record.
     for _ in 0..200 {
         if std::fs::symlink_metadata(&path).is_err() {

@@ -154,6 +154,26 @@ pub fn without_system_call(number: libc::c_long, errno: i32) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) }).map(drop)
 }
 
+/// Makes every system call from `first` on answer ENOSYS in this process and all that it executes, without
+/// no_new_privs (which needs CAP_SYS_ADMIN). Since Linux 5.1 numbers are the same on every architecture and only grow
+/// with the versions: 436 (close_range) is the first that 5.5 does not have.
+///
+/// # Errors
+/// When the kernel has no seccomp filters.
+pub fn without_system_calls_from(first: u32) -> io::Result<()> {
+    let word = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let errno = u32::try_from(libc::ENOSYS).expect("an errno is positive");
+    let mut filter = [
+        word(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        word(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, first),
+        word(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        word(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: the program points at four instructions that outlive the call, and the kernel copies them.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) }).map(drop)
+}
+
 /// A descriptor (close-on-exec) that refers to the process `pid`: pidfd_open(2), Linux 5.3.
 ///
 /// # Errors
@@ -297,4 +317,22 @@ pub fn ignore_signal(signal: i32) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Gives this one thread the ids of a user, and makes the process dumpable.
+///
+/// # Errors
+/// The kernel's.
+pub fn this_thread_becomes(uid: u32, gid: u32) -> io::Result<()> {
+    let numbers = |call: libc::c_long, id: u32| {
+        // SAFETY: three numbers; the raw call changes one thread, as is wanted here.
+        if unsafe { libc::syscall(call, id, id, id) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: a null list of no length.
+    if unsafe { libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    numbers(libc::SYS_setresgid, gid)?;
+    numbers(libc::SYS_setresuid, uid)?;
+    prctl(libc::PR_SET_DUMPABLE, 1).map(drop)
 }

@@ -3,12 +3,62 @@
 #![allow(unsafe_code)]
 
 use crate::sys::set_signal;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
+
+/// Which of descriptors 0, 1 and 2 were closed when the process started, one bit each. The C library opens all three in a
+/// setuid program, and Rust's runtime in any, before main or what .init_array names.
+static CLOSED_AT_START: AtomicU8 = AtomicU8::new(0);
+
+/// The entry point of a program that hands its descriptors over (its build script names it to the linker): asks
+/// fcntl(F_GETFD) about descriptors 0, 1 and 2, and goes on to the C library's. Elsewhere than on x86-64 that is the entry
+/// point itself, and the three are open.
+///
+/// # Safety
+/// The kernel alone enters here, with the stack of a fresh program.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn handover_start() -> ! {
+    // The stack and rdx are the C library's and stay as they are; a system call changes rax, rcx and r11.
+    core::arch::naked_asm!(
+        "mov r12, rdx",
+        "xor ebx, ebx",
+        "xor ebp, ebp",
+        "2:",
+        "mov edi, ebx",
+        "mov esi, {get_flags}",
+        "mov eax, {fcntl}",
+        "syscall",
+        "test rax, rax",
+        "jns 3f",
+        "bts ebp, ebx",
+        "3:",
+        "inc ebx",
+        "cmp ebx, 3",
+        "jne 2b",
+        "mov byte ptr [rip + {closed}], bpl",
+        "mov rdx, r12",
+        "xor ebp, ebp",
+        "jmp _start",
+        get_flags = const libc::F_GETFD,
+        fcntl = const libc::SYS_fcntl,
+        closed = sym CLOSED_AT_START,
+    )
+}
+
+/// Closes those of descriptors 0, 1 and 2 again that were closed when the process started.
+pub fn close_as_at_start() {
+    let closed = CLOSED_AT_START.load(Ordering::Relaxed);
+    for number in (0..3).filter(|number| closed & (1 << number) != 0) {
+        // SAFETY: close(2) touches no memory, and what the C library has opened there nobody here owns.
+        unsafe { libc::close(number) };
+    }
+}
 
 /// The disposition of SIGPIPE when the process started: Rust's runtime ignores the signal before main.
 static SIGPIPE_AT_START: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
@@ -89,7 +139,7 @@ pub fn lock_within(file: &std::fs::File, limit: Duration) -> Result<(), Errno> {
         Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(drop)
     };
     match lock(libc::LOCK_EX | libc::LOCK_NB) {
-        Err(Errno::EWOULDBLOCK) => {}
+        Err(Errno::EWOULDBLOCK) if !limit.is_zero() => {}
         other => return other,
     }
     // SAFETY: a sigaction of zeroes is valid: no flags, so that the alarm interrupts flock.

@@ -125,6 +125,19 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether this enters a container in which the caller's own id is mapped.
+    #[must_use]
+    pub fn enters_own_id(&self) -> bool {
+        match self {
+            Self::Exec(options) => {
+                crate::state::find(&options.name).ok().flatten().is_some_and(|record| record.single_id)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// See [`Command::Wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Awaited {

@@ -180,7 +180,7 @@ impl Plan<'_> {
     }
 
     fn el6(&mut self, host_name: &str, dhcp: bool) {
-        self.block("etc/sysconfig/udev", "start_udev would wait for the host's events, possibly for ever", UDEV_BLOCK);
+        self.block(UDEV, "start_udev would wait for the host's events, possibly for ever", UDEV_BLOCK);
         self.getty();
         self.block("etc/sysconfig/init", "one getty on the console", CONSOLE_BLOCK);
         if self.exists("etc/init") && !self.exists("etc/init/power-status-changed.conf") {
@@ -306,13 +306,44 @@ pub fn with_optional_loginuid(text: &[u8]) -> Option<Vec<u8>> {
     changed.then_some(out)
 }
 
-/// Whether a boot would hang without an adaptation: EL 6 with a start_udev that nothing ends.
+/// The file that ends start_udev.
+const UDEV: &str = "etc/sysconfig/udev";
+
+/// Whether a boot would hang without an adaptation: EL 6 with a start_udev that nothing ends. `recorded`: what to take
+/// for true when the file that would end it may not be read.
 #[must_use]
-pub fn would_hang(root: &Root) -> bool {
-    let read = |path: &str| root.read(path.as_bytes(), LONGEST_TEXT).unwrap_or_default();
-    root.lstat(b"sbin/start_udev").is_ok()
-        && guest::contains(&read("etc/rc.d/rc.sysinit"), b"start_udev")
-        && !guest::contains(&read("etc/sysconfig/udev"), b"# userns-helpers begin")
+pub fn would_hang(root: &Root, recorded: impl FnOnce() -> bool) -> bool {
+    let read = |path: &str| root.read(path.as_bytes(), LONGEST_TEXT);
+    let starts = || read("etc/rc.d/rc.sysinit").is_ok_and(|text| guest::contains(&text, b"start_udev"));
+    let ended = || match read(UDEV) {
+        Ok(text) => guest::contains(&text, b"# userns-helpers begin"),
+        Err(_) => root.lstat(UDEV.as_bytes()).is_ok() && recorded(),
+    };
+    root.lstat(b"sbin/start_udev").is_ok() && starts() && !ended()
+}
+
+/// What to tell before an init is booted from the rootfs at `path`, which a command line names as `word`: the cause and
+/// the command, when the boot might hang without an adaptation. Looks as the caller; what he may not read is passed over.
+#[must_use]
+pub fn offer(path: &Path, word: &str) -> Option<String> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = Root::new(nix::fcntl::open(path, flags, Mode::empty()).ok()?).ok()?;
+    // The record stands beside the rootfs, as Container::record has it.
+    let recorded = || {
+        let above = path.parent().unwrap_or(path);
+        let bare = format!(".{}.adapted.json", path.file_name().unwrap_or_default().to_string_lossy());
+        [above.join("adapted.json"), above.join(bare)]
+            .iter()
+            .filter_map(|record| read_record(record).ok())
+            .any(|record| record.changes.iter().any(|change| change.path == UDEV))
+    };
+    would_hang(&root, recorded).then(|| {
+        format!(
+            "{} is not adapted: after \"Welcome to CentOS\" its start_udev waits for events of the host, possibly for ever; to cure it, stop it and type: rootfs adapt {}",
+            path.display(),
+            shown(word.as_bytes())
+        )
+    })
 }
 
 fn open_tree(container: &Container) -> Result<OwnedFd> {

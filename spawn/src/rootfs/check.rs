@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::adapt;
-use super::container::{Container, User};
+use super::container::{Container, User, closed};
 use super::error::{Result, at, io_at, shown};
 use super::guest::{self, Guest, Init, LONGEST_TEXT};
 use super::import::foreign_file_system;
@@ -156,33 +156,7 @@ pub fn host(user: &User, found: &mut Findings) -> bool {
         found.error("no-new-privs", cause, "start from a login shell instead of a sandbox");
         can = false;
     }
-    cpuset(found);
     can
-}
-
-/// The cgroup of this process in the v1 cpuset hierarchy: a process that enters a node below one without CPUs gets ENOSPC.
-fn cpuset(found: &mut Findings) {
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let Some(path) = own.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        fields.next()?.split(',').any(|name| name == "cpuset").then(|| fields.next()).flatten()
-    }) else {
-        return;
-    };
-    let node = Path::new("/sys/fs/cgroup/cpuset").join(path.trim_start_matches('/'));
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        if std::fs::read_to_string(node.join(file)).is_ok_and(|text| text.trim().is_empty()) {
-            let cause = format!(
-                "{}/{file} is empty: entering a cgroup below gives \"No space left on device\", with every disk empty",
-                node.display()
-            );
-            found.warning(
-                "cpuset",
-                cause,
-                "a container needs no cpuset; cgdelegate fills both files from the node above",
-            );
-        }
-    }
 }
 
 // ---- a container
@@ -193,11 +167,8 @@ fn cpuset(found: &mut Findings) {
 /// As [`all`].
 pub fn container(user: &User, what: &Container, can_map: bool, found: &mut Findings) -> Result<()> {
     let name = &what.name;
-    if let Some((place, mode, owner)) = closed(&what.rootfs) {
-        let cause = format!(
-            "{} may not be searched by you (mode {mode:03o}, uid {owner}), so the rootfs below is out of reach",
-            place.display()
-        );
+    if let Some(text) = closed(&what.rootfs) {
+        let cause = format!("{text}, so the rootfs below is out of reach");
         found.error("unreachable", cause, "its owner can open that one directory to you, or move the container");
         return Ok(());
     }
@@ -283,17 +254,6 @@ fn word(user: &User, what: &Container) -> String {
     } else {
         what.directory.display().to_string()
     }
-}
-
-/// The first directory above that the caller may not search, with its mode and owner.
-fn closed(path: &Path) -> Option<(PathBuf, u32, u32)> {
-    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
-    above.reverse();
-    above.into_iter().find_map(|directory| {
-        let stat = std::fs::metadata(directory).ok()?;
-        let may = access(directory, AccessFlags::X_OK).is_ok();
-        (!may).then(|| (directory.to_owned(), stat.mode() & 0o7777, stat.uid()))
-    })
 }
 
 fn place(rootfs: &Path, found: &mut Findings) -> Result<()> {
@@ -430,7 +390,9 @@ fn inside(user: &User, what: &Container, map: &Map, tree: OwnedFd, owned: bool) 
     view.boot(&mut found);
     view.login(&mut found);
     view.article(&mut found);
-    view.cgroups(&mut found, &std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    view.cgroups(&mut found, &read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
+    view.mirrors(&mut found);
     view.network(&mut found, what);
     stale_cgroups(&what.name, Path::new("/sys/fs/cgroup"), &mut found);
     Ok(found.0)
@@ -582,7 +544,7 @@ impl View<'_> {
         if !self.is_el6() {
             return;
         }
-        if adapt::would_hang(self.root) {
+        if adapt::would_hang(self.root, || false) {
             let cause = "start_udev waits for the host's events after \"Welcome to CentOS\", possibly for ever";
             found.error("start-udev", cause, format!("rootfs adapt {}", self.name));
         }
@@ -652,6 +614,30 @@ impl View<'_> {
         }
     }
 
+    /// The mirror lists of CentOS 6 and 7 are switched off (since 2020-11-30 and 2024-06-30).
+    fn mirrors(&self, found: &mut Findings) {
+        let last = match self.guest.el {
+            Some(6) => "6.10",
+            Some(7) => "7.9.2009",
+            _ => return,
+        };
+        let asks = edit::list(self.root, b"etc/yum.repos.d").into_iter().find(|name| {
+            let path = [b"etc/yum.repos.d/", name.as_slice()].concat();
+            let text = self.root.read(&path, LONGEST_TEXT).unwrap_or_default();
+            String::from_utf8_lossy(&text).lines().any(|line| {
+                line.strip_prefix("mirrorlist=").is_some_and(|url| url.contains("//mirrorlist.centos.org/"))
+            })
+        });
+        if let Some(name) = asks {
+            let cause = format!(
+                "/etc/yum.repos.d/{} asks mirrorlist.centos.org, which is switched off: yum finds no package",
+                shown(&name)
+            );
+            let cure = format!("inside: baseurl=http://vault.centos.org/{last}/os/$basearch/ instead of mirrorlist");
+            found.note("mirrors", cause, cure);
+        }
+    }
+
     /// What the article's author did to his CentOS 6, and what its template leaves.
     fn article(&self, found: &mut Findings) {
         if !self.is_el6() {
@@ -705,44 +691,41 @@ impl View<'_> {
         }
     }
 
-    /// systemd before 230 knows cgroup v1 only, and wants name=systemd writable.
-    fn cgroups(&self, found: &mut Findings, mounts: &str) {
+    /// systemd freezes where it may make no cgroup. Before 230 it knows cgroup v1 only, and wants name=systemd.
+    fn cgroups(&self, found: &mut Findings, mounts: &str, own: &str) {
         let old = match &self.guest.init {
             Init::Systemd(Some(version)) => *version < 230,
             Init::Systemd(None) => self.guest.el == Some(7),
-            _ => false,
+            _ => return,
         };
-        if !old {
-            return;
-        }
-        let hierarchy = mounts.lines().find_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let named = right.starts_with("cgroup ") && right.split(',').any(|word| word.ends_with("name=systemd"));
-            named.then(|| left.split(' ').nth(4)).flatten()
-        });
         let cure = format!(
             "cgdelegate run {0} -- spawn run {0} (an administrator allows it in /etc/cgdelegate.conf)",
             self.name
         );
-        match hierarchy {
-            None => {
-                let cause = "this systemd needs the cgroup v1 hierarchy name=systemd, and the host has none: it would freeze (\"Failed to mount cgroup at /sys/fs/cgroup/systemd\")";
-                found.warning("cgroup", cause, cure);
-            }
-            Some(place) => {
-                let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-                let path =
-                    own.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path.to_owned()));
-                let node = Path::new(place).join(path.unwrap_or_default().trim_start_matches('/'));
-                if access(&node, AccessFlags::W_OK).is_err() {
-                    let cause = format!(
-                        "this systemd needs a delegated node of the cgroup v1 hierarchy name=systemd, and {} is not yours: it would freeze (\"Failed to create root cgroup hierarchy\")",
-                        node.display()
-                    );
-                    found.warning("cgroup", cause, cure);
-                }
-            }
+        let named = node(mounts, own, |kind, options| kind == "cgroup" && options == "name=systemd", ":name=systemd:");
+        let unified = node(mounts, own, |kind, _| kind == "cgroup2", "0::").filter(|_| !old);
+        // Looked at as the container's root, which has to own it: not the caller.
+        let may = |node: &Option<PathBuf>| node.as_ref().is_some_and(|node| access(node, AccessFlags::W_OK).is_ok());
+        if may(&named) || may(&unified) {
+            return;
         }
+        let owner = |node: &Path| {
+            let owner = std::fs::metadata(node).map_or_else(|_| "another".to_owned(), |stat| stat.uid().to_string());
+            format!("{} belongs to uid {owner} as seen inside, not to the container's root", node.display())
+        };
+        let cause = match (unified.or(named), old) {
+            (None, true) => "this systemd needs the cgroup v1 hierarchy name=systemd, and the host has none: it would freeze (\"Failed to mount cgroup at /sys/fs/cgroup/systemd\")".to_owned(),
+            (None, false) => "this systemd needs a cgroup of its own, and neither cgroup2 nor name=systemd is mounted on the host: it would freeze".to_owned(),
+            (Some(node), true) => format!(
+                "this systemd needs a delegated node of the cgroup v1 hierarchy name=systemd, and {}: it would freeze (\"Failed to create root cgroup hierarchy\")",
+                owner(&node)
+            ),
+            (Some(node), false) => format!(
+                "this systemd needs a delegated cgroup, and {}: it would freeze (\"Failed to allocate manager object\")",
+                owner(&node)
+            ),
+        };
+        found.warning("cgroup", cause, cure);
     }
 
     fn network(&self, found: &mut Findings, what: &Container) {
@@ -757,6 +740,19 @@ impl View<'_> {
             found.error("shared-network", cause, "give it its own network namespace: lxc.net.0.type = empty, or veth");
         }
     }
+}
+
+/// The cgroup of this process in the hierarchy whose mount (file system type, super options' last word) fits, with
+/// `mark` before its path in /proc/self/cgroup (proc_pid_mountinfo(5), cgroups(7)).
+fn node(mounts: &str, own: &str, fits: impl Fn(&str, &str) -> bool, mark: &str) -> Option<PathBuf> {
+    let place = mounts.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let kind = right.split(' ').next()?;
+        let options = right.rsplit([' ', ',']).next()?;
+        fits(kind, options).then(|| left.split(' ').nth(4)).flatten()
+    })?;
+    let path = own.lines().find_map(|line| Some(line.split_once(mark)?.1)).unwrap_or_default();
+    Some(Path::new(place).join(path.trim_start_matches('/')))
 }
 
 fn ia32_is_off() -> bool {
@@ -781,8 +777,10 @@ pub fn stale_cgroups(name: &str, base: &Path, found: &mut Findings) {
             stale.push(hierarchy.join(format!("{parent}.{name}")));
         }
     }
-    stale.retain(|node| node.is_dir() && is_empty_cgroup(node));
+    stale.retain(|node| node.is_dir());
     stale.sort();
+    cpuset(&stale, found);
+    stale.retain(|node| is_empty_cgroup(node));
     if let Some(first) = stale.first() {
         let cause = format!(
             "{} empty cgroups of {name} are left of an earlier start (the first is {}): LXC then says \"File exists\"",
@@ -793,6 +791,23 @@ pub fn stale_cgroups(name: &str, base: &Path, found: &mut Findings) {
             "stale-cgroups",
             cause,
             "cgdelegate prune, or rmdir of each, deepest first (no reboot is needed)",
+        );
+    }
+}
+
+/// A v1 cpuset that nobody has initialised: whoever enters it gets ENOSPC (cpuset_can_attach in the kernel).
+fn cpuset(nodes: &[PathBuf], found: &mut Findings) {
+    let empty = |file: &Path| std::fs::read_to_string(file).is_ok_and(|text| text.trim().is_empty());
+    let files = nodes.iter().flat_map(|node| ["cpuset.cpus", "cpuset.mems"].map(|file| node.join(file)));
+    if let Some(file) = files.into_iter().find(|file| empty(file)) {
+        let cause = format!(
+            "{} is empty: LXC enters this cgroup and says \"No space left on device\", with every disk empty",
+            file.display()
+        );
+        found.warning(
+            "cpuset",
+            cause,
+            "a container needs no cpuset, and spawn enters none; cgdelegate fills both files",
         );
     }
 }
@@ -841,11 +856,25 @@ mod tests {
     #[test]
     fn an_old_systemd_wants_the_named_hierarchy() {
         let old = guest(Init::Systemd(Some(219)), None, "x86_64");
-        let found =
-            with(&old, |view, found| view.cgroups(found, "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"));
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let found = with(&old, |view, found| view.cgroups(found, unified, "0::/\n"));
         assert!(found.len() == 1 && found[0].cause.contains("name=systemd"));
+        // A newer one takes either; the node may be owned by another than the container's root.
+        let scratch = tempfile::tempdir().unwrap();
+        let mounts = |kind: &str| format!("31 23 0:27 / {} rw - {kind}\n", scratch.path().display());
+        std::fs::create_dir(scratch.path().join("own")).unwrap();
         let new = guest(Init::Systemd(Some(252)), None, "x86_64");
-        assert!(with(&new, |view, found| view.cgroups(found, "")).is_empty());
+        for (guest, kind, own) in [
+            (&new, "cgroup2 cgroup2 rw", "0::/own\n"),
+            (&new, "cgroup cgroup rw,name=systemd", "3:name=systemd:/own\n"),
+            (&old, "cgroup cgroup rw,xattr,name=systemd", "3:name=systemd:/own\n"),
+        ] {
+            assert!(with(guest, |view, found| view.cgroups(found, &mounts(kind), own)).is_empty(), "{kind}");
+            let missing = own.replace("/own", "/not");
+            let found = with(guest, |view, found| view.cgroups(found, &mounts(kind), &missing));
+            assert!(found.len() == 1 && found[0].cause.contains("/not belongs to uid"), "{kind}: {found:?}");
+        }
+        assert_eq!(with(&new, |view, found| view.cgroups(found, "", "")).len(), 1);
     }
 
     #[test]

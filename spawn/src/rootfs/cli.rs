@@ -90,13 +90,7 @@ enum Command {
         dhcp: bool,
     },
     /// Look for everything that would stop a start: of this host and, when one is named, of a container
-    Check {
-        /// Container or rootfs
-        container: Option<String>,
-        /// One JSON list
-        #[arg(long)]
-        json: bool,
-    },
+    Check(CheckArgs),
     /// List the containers
     Ls {
         /// One JSON list
@@ -111,6 +105,16 @@ enum Command {
     },
     /// Remove what interrupted imports and removals have left
     Prune,
+}
+
+/// The words of `rootfs check` and `spawn check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Container or rootfs
+    container: Option<String>,
+    /// One JSON list
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -281,18 +285,8 @@ fn run(cli: Cli) -> Result<()> {
             }
             Ok(())
         }
-        Command::Check { container, json: as_json } => {
-            let container = container.map(|word| Container::find(&user, &word)).transpose()?;
-            let found = check::all(&user, container.as_ref())?;
-            if as_json {
-                json(&found)?;
-            } else {
-                for finding in &found {
-                    out(&line_of(finding))?;
-                }
-            }
-            let worst = found.iter().map(|finding| finding.severity).max();
-            if worst == Some(check::Severity::Error) {
+        Command::Check(words) => {
+            if check_of(&user, &words)? {
                 return Err(Error::new(CHECK_FAILED, ""));
             }
             Ok(())
@@ -331,7 +325,30 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 /// Exit status when something was found that stops a start (EX_CONFIG).
-const CHECK_FAILED: u8 = 78;
+pub const CHECK_FAILED: u8 = 78;
+
+/// Prints the findings about this host and, if the words name one, a container. Whether one of them stops a start.
+fn check_of(user: &User, words: &CheckArgs) -> Result<bool> {
+    let container = words.container.as_deref().map(|word| Container::find(user, word)).transpose()?;
+    let found = check::all(user, container.as_ref())?;
+    if words.json {
+        json(&found)?;
+    } else {
+        found.iter().try_for_each(|finding| out(&line_of(finding)))?;
+    }
+    Ok(found.iter().any(|finding| finding.severity == check::Severity::Error))
+}
+
+/// `spawn check`: the same for the caller. Gives the exit status.
+///
+/// # Errors
+/// As [`check::all`], or there is no such container.
+pub fn spawn_check(words: &CheckArgs) -> Result<u8> {
+    // `host` is the host's own tree: there is no container to look at.
+    let host = words.container.as_deref() == Some("host");
+    let words = CheckArgs { container: words.container.clone().filter(|_| !host), json: words.json };
+    Ok(if check_of(&User::of(None)?, &words)? { CHECK_FAILED } else { 0 })
+}
 
 /// A finding in one line.
 fn line_of(finding: &check::Finding) -> String {

@@ -122,8 +122,12 @@ impl Container {
     pub fn find(user: &User, word: &str) -> Result<Self> {
         if word.contains('/') {
             let path = std::path::absolute(word).map_err(io_at("resolve", word))?;
-            return Self::at(&path).ok_or_else(|| {
-                Error::data(format!("{word}: no container directory (with config and rootfs) and no rootfs"))
+            return Self::at(&path).ok_or_else(|| match closed(&path) {
+                Some(text) => Error::data(format!("{}: {text}", shown(word.as_bytes()))),
+                None => Error::data(format!(
+                    "{}: no container directory (with config and rootfs) and no rootfs",
+                    shown(word.as_bytes())
+                )),
             });
         }
         check_name(word)?;
@@ -194,6 +198,20 @@ impl Container {
             self.directory.join(format!("{what}.json"))
         }
     }
+}
+
+/// Whether a directory above a path may not be searched by the caller: the first of them, its mode and its owner, as a
+/// cause.
+#[must_use]
+pub fn closed(path: &Path) -> Option<String> {
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.reverse();
+    above.into_iter().find_map(|directory| {
+        let stat = std::fs::metadata(directory).ok()?;
+        let may = nix::unistd::access(directory, nix::unistd::AccessFlags::X_OK).is_ok();
+        let (mode, owner) = (stat.mode() & 0o7777, stat.uid());
+        (!may).then(|| format!("{} may not be searched by you (mode {mode:03o}, uid {owner})", directory.display()))
+    })
 }
 
 /// `lxc.` keys with their values, in order, includes in their place.

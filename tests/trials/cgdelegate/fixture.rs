@@ -42,6 +42,16 @@ impl Cgroups {
         Self::new(world, lines)
     }
 
+    /// A configuration without a base, so that cgdelegate's own at the top of each hierarchy is used. Every trial has the
+    /// same uids and a /run of its own, and so does not see another's lock: such trials come one after another.
+    pub fn own_base(world: &World, lines: &str) -> (Self, nix::fcntl::Flock<fs::File>) {
+        let cgroups = Self::pure(world, "");
+        let turn = fs::File::open(cgroups.need("v2")).expect("cgroup2");
+        let turn = nix::fcntl::Flock::lock(turn, nix::fcntl::FlockArg::LockExclusive).expect("flock");
+        world.write(CONF, format!("{lines}\n"));
+        (cgroups, turn)
+    }
+
     /// Writes another configuration.
     pub fn configure(&self, world: &World, lines: &str) {
         world.write(CONF, format!("base {}\n{lines}\n", self.base));

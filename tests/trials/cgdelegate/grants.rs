@@ -6,6 +6,9 @@ use tests::{ALICE, BOB, Call, Trial, World};
 
 pub fn trials() -> Vec<Trial> {
     vec![
+        Trial::once("limits asked for an existing cgroup are set, or refused with a line", limits_of_existing),
+        Trial::once("hierarchies asked for an existing cgroup that it lacks are refused", hierarchies_of_existing),
+        Trial::once("ceilings are those of the file at each call, wherever the user has cgroups", ceilings_follow),
         Trial::once(
             "without a file, or without a line, nobody gets a cgroup and the message says what to write",
             nobody,
@@ -248,4 +251,76 @@ fn check(world: &mut World) {
     assert!(cgroups.directories().is_empty());
     alice(world, "--help").assert_code(0, "help");
     assert!(alice(world, "--version").out().starts_with("cgdelegate (userns-helpers) "));
+}
+
+/// Where pids.max of alice's is on this host.
+fn pids_word(cgroups: &Cgroups) -> &'static str {
+    if cgroups.mount("pids").is_some() { "pids" } else { "v2" }
+}
+
+fn limits_of_existing(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice v1:pids,pids 3 pids.max=60");
+    let word = pids_word(&cgroups);
+    let node = cgroups.node(word, ALICE, "x");
+    let limit = || fs::read_to_string(node.join("pids.max")).expect("limit").trim().to_owned();
+    alice(world, "create x --pids 50").assert_silent("create");
+    assert_eq!(limit(), "50");
+    alice(world, "create x").assert_silent("nothing asked");
+    assert_eq!(limit(), "50");
+    alice(world, "create x --pids 40").assert_silent("create");
+    assert_eq!(limit(), "40");
+    alice(world, "run x --pids 30 -- true").assert_code(0, "run");
+    assert_eq!(limit(), "30");
+    let inside = start_sleep(world, ALICE, "x");
+    alice(world, "run x --join --pids 20 -- true").assert_code(0, "join");
+    assert_eq!(limit(), "20");
+    let target = tests::Target::without_user_namespace(ALICE);
+    alice(world, &format!("attach x --pids 10 --pid {}", target.pid())).assert_silent("attach");
+    assert_eq!(limit(), "10");
+    alice(world, "run x --join --pids 61 -- true").assert_code(77, "above the ceiling");
+    assert_eq!(limit(), "10");
+    assert_eq!(owner(&node.join("pids.max")).0, 0);
+    drop((inside, target));
+    alice(world, "delete x").assert_silent("delete");
+}
+
+fn hierarchies_of_existing(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice name=systemd,v1:cpuset 3");
+    cgroups.need("name=systemd");
+    cgroups.need("cpuset");
+    alice(world, "create x --controllers name=systemd").assert_silent("create");
+    for words in ["create x", "run x --controllers v1:cpuset -- true", "run x --join --controllers v1:cpuset -- true"] {
+        let outcome = alice(world, words);
+        outcome.assert_code(75, words);
+        assert!(outcome.text().contains("exists with other hierarchies"), "{words}: {}", outcome.text());
+    }
+    alice(world, "run x -- true").assert_code(0, "as it is");
+    alice(world, "run x --controllers name=systemd -- true").assert_code(0, "as it is");
+    alice(world, "delete x").assert_silent("delete");
+}
+
+fn ceilings_follow(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice v1:pids,pids 3 pids.max=60");
+    let word = pids_word(&cgroups);
+    alice(world, "create x").assert_silent("create");
+    let ceiling = cgroups.node(word, ALICE, "").join("pids.max");
+    let limit = || fs::read_to_string(&ceiling).expect("limit").trim().to_owned();
+    assert_eq!(limit(), "60");
+    for (max, words) in [(50, "run x -- true"), (40, "create x"), (30, "create y"), (45, "run x -- true")] {
+        cgroups.configure(world, &format!("alice v1:pids,pids 3 pids.max={max}"));
+        alice(world, words).assert_code(0, words);
+        assert_eq!(limit(), max.to_string(), "{words}");
+    }
+    let inside = start_sleep(world, ALICE, "x");
+    cgroups.configure(world, "alice v1:pids,pids 3 pids.max=20");
+    alice(world, "run x --join -- true").assert_code(0, "join");
+    assert_eq!(limit(), "20");
+    // A call with another base lowers it here as well.
+    let other = format!("{}/other", cgroups.base);
+    world.write(super::fixture::CONF, format!("base {other}\nalice v1:pids,pids 3 pids.max=10\n"));
+    alice(world, "run z -- true").assert_code(0, "elsewhere");
+    assert_eq!(limit(), "10");
+    drop(inside);
+    alice(world, "delete x").assert_silent("delete");
+    alice(world, "delete y").assert_silent("delete");
 }

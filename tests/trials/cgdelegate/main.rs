@@ -9,6 +9,7 @@ mod leftovers;
 mod named;
 mod quota;
 mod run;
+mod staging;
 mod sweep;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         grants::trials,
         run::trials,
         attach::trials,
+        staging::trials,
         quota::trials,
         sweep::trials,
         leftovers::trials,

@@ -46,7 +46,8 @@ fn gone(name: &str) {
 
 fn made(world: &mut World) {
     let name = name();
-    let _cgroups = Cgroups::pure(world, &format!("alice name={name} 2\nbob name={name} 2"));
+    let (cgroups, _turn) = Cgroups::own_base(world, "");
+    cgroups.configure(world, &format!("alice name={name} 2\nbob name={name} 2"));
     assert!(!exists(&name));
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let running = start_sleep(world, ALICE, "x");
@@ -80,8 +81,7 @@ fn made(world: &mut World) {
 
 fn container(world: &mut World) {
     let name = name();
-    let _cgroups = Cgroups::pure(world, "");
-    world.write(super::fixture::CONF, format!("alice name={name} 2\n"));
+    let (_cgroups, _turn) = Cgroups::own_base(world, &format!("alice name={name} 2"));
     // What a container's init does: a cgroup namespace after entering, then its own mount.
     let script = format!(
         "mkdir /tmp/c && mount -t cgroup -o none,name={name} x /tmp/c && mkdir /tmp/c/system.slice && echo $$ > /tmp/c/system.slice/cgroup.procs && \

@@ -13,6 +13,10 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("200 parallel runs of one name at a time leave nothing", churn),
         Trial::once("two users who make and prune in loops never fail and leave nothing", two_users),
         Trial::once("a user's frozen call holds up nobody else, and the user no longer than the bound", frozen),
+        Trial::once(
+            "one user's stopped call keeps root's prune and list from that user alone, and for a second",
+            others,
+        ),
         Trial::once("create counts until it is deleted, and a name is listed with its state", list),
         Trial::once("a call from another base counts against the same quota", two_bases),
     ]
@@ -94,8 +98,7 @@ fn churn(world: &mut World) {
 
 fn two_users(world: &mut World) {
     // Without a base in the file, both share one that is made and removed all the time.
-    let cgroups = Cgroups::pure(world, "");
-    world.write(super::fixture::CONF, "alice - 2\nbob - 2\n");
+    let (cgroups, _turn) = Cgroups::own_base(world, "alice - 2\nbob - 2");
     let program = world.program("cgdelegate");
     let script = "for i in $(seq 40); do \"$0\" run x -- true || exit 1; \"$0\" prune >/dev/null || exit 2; done";
     let both: Vec<_> = [ALICE, BOB]
@@ -135,6 +138,40 @@ fn frozen(world: &mut World) {
     let _ = super::fixture::end(running, world);
     alice(world, "run c -- true").assert_code(0, "and when the stopped one is dead, it works");
     drop(cgroups);
+}
+
+/// Stopped while it holds alice's lock.
+fn stopped(world: &mut World, words: &str) -> tests::call::Running {
+    let running = call(world, ALICE, words).start_traced();
+    loop {
+        match tests::tracer::next(running.pid()) {
+            tests::tracer::Stop::Enter(number, _) if number == libc::SYS_mkdirat as u64 => return running,
+            tests::tracer::Stop::Gone(status) => panic!("gone: {status}"),
+            _ => {}
+        }
+    }
+}
+
+fn others(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    // Alice's uid comes before bob's, whose cgroup is stale.
+    cgdelegate(world, BOB, "run b -- true").assert_code(0, "bob's");
+    alice(world, "create a").assert_silent("alice's");
+    let running = stopped(world, "run c -- true");
+    for words in ["prune", "list", "prune --dry-run"] {
+        let begin = std::time::Instant::now();
+        let outcome = cgdelegate(world, tests::ROOT, words);
+        outcome.assert_code(75, words);
+        assert!(begin.elapsed() < std::time::Duration::from_secs(8), "{words} took {:?}", begin.elapsed());
+        assert!(outcome.text().contains("left out uid 1001:"), "{}", outcome.text());
+        assert_eq!(outcome.out().contains("/cgd-1002/b"), words == "prune", "{words}: {}", outcome.out());
+        assert!(!cgroups.node("v2", BOB, "b").exists(), "bob's is gone");
+    }
+    let _ = super::fixture::end(running, world);
+    assert!(cgdelegate(world, tests::ROOT, "list").out().starts_with("a 1001 create idle "));
+    cgdelegate(world, tests::ROOT, "prune").assert_code(0, "nobody is left out");
+    alice(world, "delete a").assert_silent("delete");
+    assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
 }
 
 fn list(world: &mut World) {

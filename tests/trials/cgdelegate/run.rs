@@ -13,6 +13,7 @@ pub fn trials() -> Vec<Trial> {
             "run hands over environment, umask, limits, dispositions, mask, directory and descriptors",
             hands_over,
         ),
+        Trial::once("descriptors 0, 1 and 2 that were closed are closed for the command", closed),
         Trial::once("SIGPIPE is default for the command when it was for cgdelegate", sigpipe_default),
         Trial::once("run's exit status is the command's; a command that is not there makes no cgroup", status),
         Trial::once("the command can use a setuid program", setuid_inside),
@@ -92,6 +93,34 @@ fn hands_over(world: &mut World) {
         "{}",
         direct.out()
     );
+}
+
+fn closed(world: &mut World) {
+    if !cfg!(target_arch = "x86_64") {
+        tests::world::ignore("x86-64 only");
+    }
+    let _cgroups = Cgroups::new(world, LINE);
+    let script = "open=; for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && open=$open$n; done; echo $open >/tmp/open";
+    for numbers in [vec![], vec![0], vec![1], vec![2], vec![0, 2], vec![0, 1, 2]] {
+        let mut seen = Vec::new();
+        for direct in [true, false] {
+            let mut call = if direct {
+                Call::new("/bin/sh").user(ALICE).words("-c").arg(script)
+            } else {
+                call(world, ALICE, "run x -- /bin/sh -c").arg(script)
+            };
+            for number in &numbers {
+                call = call.stdio(*number, tests::Fd::Closed);
+            }
+            world.write("/tmp/open", "");
+            world.mode("/tmp/open", 0o666);
+            call.run(world).assert_code(0, &format!("{numbers:?}"));
+            seen.push(fs::read_to_string("/tmp/open").expect("open"));
+        }
+        assert_eq!(seen[0], seen[1], "{numbers:?} closed");
+        let open: String = (0..3).filter(|n| !numbers.contains(n)).map(|n| n.to_string()).collect();
+        assert_eq!(seen[1].trim(), open);
+    }
 }
 
 fn sigpipe_default(world: &mut World) {

@@ -78,17 +78,23 @@ fn kill_delete(world: &mut World) {
 fn kill_attach(world: &mut World) {
     let cgroups = Cgroups::new(world, LINE);
     let mut nth = 200;
+    let mut seen_staging = 0;
     loop {
         let target = Target::without_user_namespace(ALICE);
         let done = kill_at(world, &format!("attach x --pid {}", target.pid()), nth);
         let now = place(target.pid(), "v2");
-        assert!(now == "/" || now == format!("/{}/cgd-1001/x", cgroups.base), "{now}");
+        let staging = format!("/{}/cgd-1001/.staging", cgroups.base);
+        assert!(now == "/" || now == staging || now == format!("/{}/cgd-1001/x", cgroups.base), "{now}");
         for directory in cgroups.directories() {
             let strangers: Vec<i32> =
                 processes(&directory).into_iter().filter(|pid| *pid != target.pid().as_raw()).collect();
             assert!(strangers.is_empty(), "{strangers:?} in {}", directory.display());
         }
-        if now != "/" {
+        if now == staging {
+            alice(world, "prune").assert_code(0, "prune");
+            assert_eq!(place(target.pid(), "v2"), "/", "it is brought back");
+            seen_staging += 1;
+        } else if now != "/" {
             // Whoever lives in it keeps it: it counts.
             alice(world, "create other").assert_code(77, "the quota of one is used");
         }
@@ -100,6 +106,7 @@ fn kill_attach(world: &mut World) {
         nth += 5;
     }
     assert!(nth > 300, "only {nth} stops: that was no whole call");
+    assert!(seen_staging > 0, "it was never killed on its way");
 }
 
 /// strace makes the `nth` call of one system call fail.

@@ -181,8 +181,11 @@ pub fn trials() -> Vec<Trial> {
         }),
         both("a rootfs of real root's is refused with path, owner, map and cure", |case| {
             chown_all(Path::new(EV), 0);
-            let outcome =
-                case.fails(&[EV, "--", "/bin/id"], 125, &[EV, "uid 0", "0:100000:65536", "chown", "--read-only"]);
+            let outcome = case.fails(
+                &[EV, "--", "/bin/id"],
+                125,
+                &[EV, "uid 0", "0:100000:65536", "rootfs shift --user alice", "--read-only"],
+            );
             assert_eq!(outcome.out(), "");
             // The cure works.
             chown_all(Path::new(EV), 100_000);

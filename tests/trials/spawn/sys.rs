@@ -6,25 +6,10 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+pub use tests::sys::without_system_calls_from;
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// Makes every system call from `first` on answer ENOSYS in this process and all that it executes, without
-/// no_new_privs (which needs CAP_SYS_ADMIN). Since Linux 5.1 numbers are the same on every architecture and only grow
-/// with the versions: 436 (close_range) is the first that 5.5 does not have.
-pub fn without_system_calls_from(first: u32) -> io::Result<()> {
-    let word = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let errno = u32::try_from(libc::ENOSYS).expect("an errno is positive");
-    let mut filter = [
-        word(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        word(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, first),
-        word(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
-        word(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: the program points at four instructions that outlive the call, and the kernel copies them.
-    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) }).map(drop)
 }
 
 /// The slave of the pty whose master is `master`, unlocked, opened without a path.
