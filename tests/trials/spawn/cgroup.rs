@@ -148,7 +148,7 @@ pub fn trials() -> Vec<Trial> {
                 sleeper();
                 kill(running.pid(), Signal::SIGKILL).expect("kill");
                 let _ = running.finish(case.world);
-                case.nothing_left("SIGKILL of spawn");
+                case.nothing_left_of_killed("SIGKILL of spawn");
             }
             assert!(!cgroups.directories().is_empty(), "nobody was there to remove it");
             case.run(&["--cgroup", "y"], &["/bin/true"]).assert_silent("the next call");
