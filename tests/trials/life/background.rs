@@ -47,6 +47,13 @@ fn supervisors() -> Vec<Pid> {
     all.filter(|pid| command_line(*pid).starts_with("spawn supervise ")).map(Pid::from_raw).collect()
 }
 
+fn kill_supervisors() {
+    for supervisor in supervisors() {
+        kill(supervisor, Signal::SIGKILL).expect("kill");
+    }
+    wait_for("their end", || supervisors().is_empty().then_some(()));
+}
+
 fn record(name: &str) -> String {
     fs::read_to_string(format!("{RUNTIME}/spawn/{name}/record")).expect("record")
 }
@@ -58,6 +65,7 @@ pub fn pty() {
         fs::create_dir_all("/dev/pts").expect("mkdir");
         let options = Some("newinstance,ptmxmode=0666,mode=0620");
         mount(Some("devpts"), "/dev/pts", Some("devpts"), MsFlags::empty(), options).expect("devpts");
+        let _ = std::os::unix::fs::symlink("pts/ptmx", "/dev/ptmx");
     }
 }
 
@@ -151,16 +159,12 @@ pub fn trials() -> Vec<Trial> {
                 let words = ["run", "-d", "--name", "c", EV, "--", "/bin/sh", "-c", script];
                 told(case, &words);
                 wait_for("sleep", || processes().into_iter().find(|pid| command_line(*pid).contains("[sleep]")));
-                for supervisor in supervisors() {
-                    kill(supervisor, Signal::SIGKILL).expect("kill");
-                }
+                kill_supervisors();
                 assert_eq!(told(case, &["ls"]), "", "{script}");
                 case.nothing_left(script);
                 // Or the next start under the name.
                 told(case, &words);
-                for supervisor in supervisors() {
-                    kill(supervisor, Signal::SIGKILL).expect("kill");
-                }
+                kill_supervisors();
                 assert_eq!(told(case, &["run", "-d", "--name", "c", EV, "--", "/bin/true"]), "c\n");
                 told(case, &["wait", "c"]);
                 case.nothing_left(script);
@@ -204,7 +208,7 @@ pub fn trials() -> Vec<Trial> {
             assert!(told(case, &["restart", "c"]).contains("c: ended by SIGTERM"));
             // The second start reboots by itself, and the third runs on.
             wait_for("the third start", || {
-                (told(case, &["exec", "c", "--", "cat", "/count"]) == "xxx\n").then_some(())
+                (spawn(case, &["exec", "c", "--", "cat", "/count"]).1 == "xxx\n").then_some(())
             });
             wait_for("its record", || record("c").contains("RUNNING").then_some(()));
             assert_ne!(first, record("c"));
@@ -255,11 +259,14 @@ pub fn trials() -> Vec<Trial> {
             }
             let (code, _, text) = spawn(case, &["console", "c"]);
             assert!(code == Some(71) && text.contains("no terminal"), "{text}");
-            told(case, &["stop", "c"]);
+            // An interactive shell ignores SIGTERM.
+            told(case, &["stop", "-t", "0", "c"]);
             case.nothing_left("console");
         }),
         once("a client that is silent, loud, deaf or a stranger does not keep the supervisor from its work", |case| {
-            start(case, "c", "trap 'exit 0' TERM; echo ready; while :; do echo flood flood flood flood; done");
+            let flood = "trap 'exit 0' TERM; while :; do echo flood flood flood flood; done";
+            told(case, &["run", "-d", "--name", "c", EV, "--", "/bin/sh", "-c", flood]);
+            wait_for("the flood", || told(case, &["logs", "c"]).contains("flood").then_some(()));
             let path: &'static str = "/run/user/1001/spawn/c/socket";
             let client = move || {
                 let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

@@ -127,7 +127,9 @@ pub fn trials() -> Vec<Trial> {
                 }
                 told(case, &["stop", "-t", "0", "c"]);
                 let seen = fs::read_to_string(format!("{rootfs}/tmp/seen")).expect("seen");
-                assert!(!seen.contains("WROTE") && !seen.contains("/home/alice/spawn"), "{seen}");
+                assert!(seen.contains("/bin/busybox") && !seen.contains("WROTE"), "{seen}");
+                // Where the caller's id is inside, it is not his file that is run.
+                assert!(map == "auto" || !seen.contains("/home/alice/spawn"), "{seen}");
                 assert!(before == sum(program), "spawn was written to");
                 case.nothing_left(map);
             }
@@ -162,13 +164,13 @@ pub fn trials() -> Vec<Trial> {
         }),
         both("only the harmless devices open for whoever enters, and none is made", |case| {
             start(case, "c", IDLE);
-            let script = "mknod /tmp/n b 8 0 2>/dev/null && echo made; for d in /dev/*; do test -c $d && stat -c '%t:%T' $d; done | sort -u | tr '\\n' ' '";
+            let script = "mknod /tmp/n b 8 0 2>/dev/null && echo made; for d in /dev/*; do test -c $d && stat -Lc '%t:%T' $d; done | sort -u | tr '\\n' ' '";
             assert_eq!(inside(case, &[], script), "1:3 1:5 1:7 1:8 1:9 5:0 5:2 88:0 ");
             told(case, &["stop", "c"]);
         }),
         once("signals from inside reach neither the supervisor nor who has entered", |case| {
             start(case, "c", IDLE);
-            let outcome = exec_call(case, "kill -9 $PPID; kill -9 -1; sleep 0.2; echo alive; exit 4").run(case.world);
+            let outcome = exec_call(case, "kill -9 -1; sleep 0.2; echo alive; exit 4").run(case.world);
             // The shell itself is not among those that kill(-1) reaches; process 1 is not either.
             assert_eq!((outcome.code(), outcome.out().as_str()), (Some(4), "alive\n"), "{}", outcome.text());
             assert!(told(case, &["ls", "-f"]).contains("RUNNING"));
@@ -184,7 +186,8 @@ pub fn trials() -> Vec<Trial> {
             let out = case.pipeline("script -qec 'stty rows 22 cols 66; tty; spawn exec c -- look; stty -a | grep -c \"[^-]icanon\"' /dev/null").out();
             let lines: Vec<&str> = out.lines().map(|line| line.trim_end_matches('\r')).collect();
             let at = lines.iter().position(|line| *line == "three").expect(&out);
-            assert!(lines[at - 1].starts_with("/dev/pts/"), "{out}");
+            // `script` passes the end of its own input on as a NUL.
+            assert!(lines[at - 1].trim_start_matches('\0').starts_with("/dev/pts/"), "{out}");
             assert_eq!(lines[at + 1], "22 66", "{out}");
             assert_eq!(lines.last(), Some(&"1"), "the terminal is what it was: {out}");
             // Without a terminal outside, one is made when asked for; the end of the input is its end of file.
@@ -196,7 +199,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         once("a container that has put something else at /dev/pts/ptmx gives whoever enters no terminal", |case| {
             start(case, "c", IDLE);
-            inside(case, &[], "umount /dev/pts; ln -s /dev/null /dev/pts/ptmx; mkfifo /dev/pts/fifo");
+            inside(case, &[], "umount -l /dev/pts; ln -s /dev/null /dev/pts/ptmx; mkfifo /dev/pts/fifo");
             for swap in ["true", "rm /dev/pts/ptmx; mkfifo /dev/pts/ptmx"] {
                 inside(case, &[], swap);
                 let outcome = case.spawn(&["exec", "-t", "c", "--", "/bin/true"]).run(case.world);
@@ -214,11 +217,15 @@ pub fn trials() -> Vec<Trial> {
                 nix::sys::signal::kill(running.pid(), nix::sys::signal::Signal::SIGKILL).expect("kill");
                 let _ = running.finish(case.world);
             }
+            // Their orphans are this world's process 1's to reap, which is this one.
+            crate::case::processes();
             std::thread::sleep(std::time::Duration::from_millis(300));
             let left = inside(case, &[], "ps | grep -c '[s]leep 1000'; true");
             assert_eq!(left, "0\n");
             let running = exec_call(case, "exec sleep 1000").start();
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            crate::case::wait_for("the command", || {
+                (inside(case, &[], "ps | grep -c '[s]leep 1000'; true") == "1\n").then_some(())
+            });
             told(case, &["stop", "c"]);
             running.finish(case.world).assert_code(137, "the container has ended");
             case.nothing_left("exec");
