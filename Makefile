@@ -14,7 +14,7 @@ export PREFIX SYSCONFDIR DESTDIR CAPS LINKAGE DIST
 # The tests take the programs as they are shipped.
 HELPERS_DIR = $(abspath $(DIST))
 
-.PHONY: build help musl-std packages style test test-theirs check bench demo fuzz install uninstall check-kernels clean
+.PHONY: build help musl-std packages style test test-theirs test-packages deb rpm check bench demo fuzz install uninstall check-kernels clean
 .NOTPARALLEL:
 
 build:
@@ -31,7 +31,8 @@ help:
 	@echo 'make fuzz        fuzz the parsers for SECONDS=60 each (nightly Rust)'
 	@echo 'make install     PREFIX=/usr/local DESTDIR= ; the privileged programs mode 4755 (CAPS=1: the map writers with capabilities)'
 	@echo 'make uninstall   the same settings'
-	@echo 'make style, make test, make test-theirs    parts of make check'
+	@echo 'make deb, make rpm   packages in target/packages: userns-helpers, and userns-helpers-compat in the place of the originals'
+	@echo 'make style, make test, make test-theirs, make test-packages    parts of make check'
 	@echo 'make clean       remove target/, the musl standard library included'
 
 musl-std:
@@ -52,6 +53,10 @@ test: build
 # The same suite against the originals: what it asks for is what they do. What they are not asked is reported as ignored.
 test-theirs: build
 	KERNEL_TESTS= UNDER_TEST=theirs HELPERS_DIR=$(HELPERS_DIR) cargo test --locked -p tests --test idmap $(TESTFLAGS)
+
+# The packages are installed, upgraded and removed in roots of their own, and other programs run with what they install.
+test-packages: build
+	@tests/packages/run
 
 check:
 	@packaging/check
@@ -74,6 +79,9 @@ install:
 
 uninstall:
 	@packaging/install uninstall
+
+deb rpm: build
+	@packaging/package $@
 
 clean:
 	cargo clean

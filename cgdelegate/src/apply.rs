@@ -395,15 +395,17 @@ impl<'a> Session<'a> {
         let mut first = None;
         if node.kind() == Some(Kind::Create) && !node.is_alive() {
             // If this call ends half-way, what is left is stale.
+            let mut nodes = Vec::new();
             for piece in &node.pieces {
                 let Some(user) = self.sites.get(piece.site).map(|site| site.user(self.uid)).transpose()?.flatten()
                 else {
                     continue;
                 };
                 if let Ok(directory) = user.open(&node.name) {
-                    self.write_record(piece.site, &directory, &node.name, Kind::Create, false)?;
+                    nodes.push((piece.site, directory));
                 }
             }
+            self.write_records(&nodes, &node.name, Kind::Create, false)?;
         }
         for piece in node.pieces.iter().rev() {
             let Some(site) = self.sites.get(piece.site) else { continue };
@@ -468,18 +470,18 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// A limit that the kernel does not take, a controller that it does not give; what was made is removed again.
-    pub fn make(&mut self, name: &str, grant: &Grant, kind: Kind) -> Result<(), Failure> {
-        let result = self.make_all(name, grant, kind);
+    pub fn make(&mut self, name: &str, grant: &Grant) -> Result<(), Failure> {
+        let result = self.make_all(name, grant);
         if result.is_err() {
             self.undo(name);
         }
         result
     }
 
-    fn make_all(&mut self, name: &str, grant: &Grant, kind: Kind) -> Result<(), Failure> {
+    fn make_all(&mut self, name: &str, grant: &Grant) -> Result<(), Failure> {
         for index in 0..self.current {
             let mut tries = TRIES;
-            while !self.make_one(index, name, grant, kind)? {
+            while !self.make_one(index, name, grant)? {
                 // Another user's call has removed the base, which was empty to it.
                 tries = tries.checked_sub(1).ok_or_else(|| {
                     Failure::new("the base is removed again and again by others: try again").status(TRY_AGAIN)
@@ -490,7 +492,7 @@ impl<'a> Session<'a> {
     }
 
     /// `false`: a directory on the way has gone meanwhile.
-    fn make_one(&mut self, index: usize, name: &str, grant: &Grant, kind: Kind) -> Result<bool, Failure> {
+    fn make_one(&mut self, index: usize, name: &str, grant: &Grant) -> Result<bool, Failure> {
         let uid = self.uid;
         let Some(site) = self.sites.get(index) else { return Ok(true) };
         self.ledger.add(&site.hierarchy.label, &site.base.shown())?;
@@ -509,19 +511,24 @@ impl<'a> Session<'a> {
             Err(error) => return Err(site.failure("mkdir", uid, name, error)),
         }
         let node = user.open(name).map_err(|e| site.failure("open", uid, name, e))?;
-        self.write_record(index, &node, name, kind, false)?;
+        // Without a record it is unfinished.
         if is_cpuset(&site.hierarchy) {
             inherit_cpuset(&user, &node, true).map_err(|e| site.failure("initialise the cpuset", uid, name, e))?;
         }
-        set_limits(site, &node, &grant.node, uid, name)?;
+        set_limits(site, &node, &grant.node, uid, name, false)?;
         Ok(true)
     }
 
-    fn write_record(&self, index: usize, node: &Directory, name: &str, kind: Kind, made: bool) -> Result<(), Failure> {
-        let Some(site) = self.sites.get(index) else { return Ok(()) };
+    fn write_records(&self, nodes: &[(usize, Directory)], name: &str, kind: Kind, made: bool) -> Result<(), Failure> {
         let record = Record { made, kind, uid: self.uid, pid: std::process::id() }.to_string();
-        handover::with(Capability::CAP_SYS_ADMIN, || node.set_attribute(RECORD, record.as_bytes()))?
-            .map_err(|e| site.failure("write the record of", self.uid, name, e))
+        handover::with(Capability::CAP_SYS_ADMIN, || {
+            for (index, node) in nodes {
+                let Some(site) = self.sites.get(*index) else { continue };
+                node.set_attribute(RECORD, record.as_bytes())
+                    .map_err(|e| site.failure("write the record of", self.uid, name, e))?;
+            }
+            Ok(())
+        })?
     }
 
     /// The directories of a cgroup in the hierarchies of this call, with the index of each.
@@ -552,7 +559,9 @@ impl<'a> Session<'a> {
     }
 
     fn hand_over_all(&self, name: &str, owner: Ownership, kind: Kind) -> Result<(), Failure> {
-        for (index, node) in &self.open_node(name)? {
+        let nodes = self.open_node(name)?;
+        let list = delegate_list();
+        for (index, node) in &nodes {
             let Some(site) = self.sites.get(*index) else { continue };
             let failed = |e| site.failure("hand over", self.uid, name, e);
             if kind == Kind::Attach && site.hierarchy.is_unified() {
@@ -562,10 +571,9 @@ impl<'a> Session<'a> {
                 // Given before: root may change the mode only of what is root's.
                 node.give(0, 0).map_err(failed)?;
             }
-            give(node, site.hierarchy.is_unified(), owner).map_err(failed)?;
-            self.write_record(*index, node, name, kind, true)?;
+            give(node, site.hierarchy.is_unified(), owner, &list).map_err(failed)?;
         }
-        Ok(())
+        self.write_records(&nodes, name, kind, true)
     }
 
     /// Whoever is in a cgroup when it is handed over comes into the user's power: nobody may be there whom he could not
@@ -939,7 +947,7 @@ impl<'a> Session<'a> {
         }
         for (index, node) in self.open_node(name)? {
             if let Some(site) = self.sites.get(index) {
-                set_limits(site, &node, &limits, self.uid, name)?;
+                set_limits(site, &node, &limits, self.uid, name, true)?;
             }
         }
         Ok(())
@@ -953,7 +961,7 @@ impl<'a> Session<'a> {
         for site in self.sites.iter().skip(self.current) {
             let Some(user) = site.user(self.uid)? else { continue };
             for limit in &grant.total {
-                match set_limits(site, &user, core::slice::from_ref(limit), self.uid, "") {
+                match set_limits(site, &user, core::slice::from_ref(limit), self.uid, "", true) {
                     Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
                     _ => {}
                 }
@@ -1143,7 +1151,7 @@ fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Rc<Dire
     if cpuset {
         inherit_cpuset(&base, &user, false).map_err(failed)?;
     }
-    set_limits(site, &user, &grant.total, uid, "")?;
+    set_limits(site, &user, &grant.total, uid, "", true)?;
     enable(&user, &controllers, &site.show(uid, ""))?;
     Ok(Some(user))
 }
@@ -1171,11 +1179,18 @@ fn enable(directory: &Directory, controllers: &[&str], shown: &str) -> Result<()
 }
 
 /// Writes the limits that this hierarchy carries. One that the kernel does not take is fatal: nobody gets a cgroup that is
-/// less limited than the file says.
-fn set_limits(site: &Site, directory: &Directory, limits: &[Limit], uid: u32, name: &str) -> Result<(), Failure> {
+/// less limited than the file says. `look`: one that is there already is not written.
+fn set_limits(
+    site: &Site,
+    directory: &Directory,
+    limits: &[Limit],
+    uid: u32,
+    name: &str,
+    look: bool,
+) -> Result<(), Failure> {
     for limit in limits {
         for (file, value) in files_of(&site.hierarchy, *limit) {
-            let now = directory.read(file, 256).map(|text| text.trim_end() == value).unwrap_or(false);
+            let now = look && directory.read(file, 256).map(|text| text.trim_end() == value).unwrap_or(false);
             if now {
                 continue;
             }
@@ -1227,9 +1242,9 @@ fn inherit_cpuset(above: &Directory, directory: &Directory, flag: bool) -> Resul
 
 /// The closed list: what of a directory is handed over, and nothing else (sections of cgroups(7) and the kernel's
 /// admin-guide/cgroup-v2, "Delegation").
-fn give(node: &Directory, unified: bool, owner: Ownership) -> Result<(), Errno> {
-    let files = if unified { delegate_list() } else { vec!["cgroup.procs".to_owned(), "tasks".to_owned()] };
-    for file in &files {
+fn give(node: &Directory, unified: bool, owner: Ownership, list: &[String]) -> Result<(), Errno> {
+    let legacy = ["cgroup.procs".to_owned(), "tasks".to_owned()];
+    for file in if unified { list } else { &legacy } {
         node.give_file(file, owner.uid, owner.gid, owner.group_writes)?;
     }
     // Before it is given away, while root may change its mode. The files have their owner already.
@@ -1339,7 +1354,9 @@ fn lend<T>(directories: &[&Directory], work: impl FnOnce() -> T) -> Result<T, Er
     const FILE: &str = "cgroup.procs";
     let mut before = Vec::new();
     let lent = directories.iter().try_for_each(|directory| {
-        before.push((directory, directory.file_mode(FILE)?));
+        let was = directory.file_mode(FILE)?;
+        // What is root's was 0644 before a call that was killed lent it.
+        before.push((directory, if was.0 == 0 { (0, 0, 0o644) } else { was }));
         directory.set_file_mode(FILE, LENT)
     });
     let result = lent.map(|()| work());

@@ -140,7 +140,7 @@ impl Call<'_> {
             Some(node) => Err(in_use(&node)),
             None => {
                 Self::fits(&found.others, name, grant)?;
-                session.make(name.as_str(), grant, Kind::Run)?;
+                session.make(name.as_str(), grant)?;
                 session.hand_over(name.as_str(), grant.owner, Kind::Run)?;
                 session.enter(name.as_str(), false).inspect_err(|_| session.abandon(name.as_str()))
             }
@@ -201,7 +201,7 @@ impl Call<'_> {
                 None => {}
             }
             Self::fits(&found.others, name, &decided.grant)?;
-            session.make(name.as_str(), &decided.grant, Kind::Create)?;
+            session.make(name.as_str(), &decided.grant)?;
             session.hand_over(name.as_str(), decided.grant.owner, Kind::Create)?;
             Ok(decided.grant.line)
         });
@@ -240,7 +240,7 @@ impl Call<'_> {
             Some(node) => return Err(in_use(&node)),
             None => {
                 Self::fits(&found.others, name, grant)?;
-                session.make(name.as_str(), grant, Kind::Attach)?;
+                session.make(name.as_str(), grant)?;
                 session.move_in(name.as_str(), &process).inspect_err(|_| session.abandon(name.as_str()))?;
                 session.hand_over(name.as_str(), grant.owner, Kind::Attach)?;
             }
@@ -461,7 +461,7 @@ impl Call<'_> {
         let host = Host::look()?;
         let available = host.available(entry.map(|entry| entry.controllers.as_slice()).unwrap_or_default());
         let mut ask = ask.clone();
-        let uids = self.ranges(IdKind::Uid)?;
+        let uids = if ask.owner.is_some() { self.ranges(IdKind::Uid)? } else { Vec::new() };
         let gid_ranges = self.ranges(IdKind::Gid)?;
         let within =
             |ranges: &[IdRange], id: u32| ranges.iter().any(|range| (range.start()..range.end()).contains(&id));

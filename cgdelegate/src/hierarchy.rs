@@ -4,6 +4,7 @@
 
 use crate::config::Controller;
 use crate::directory::Directory;
+use crate::ledger;
 use helper::handover;
 use helper::handover::sys;
 use helper::report::{Failure, reason};
@@ -92,15 +93,16 @@ impl Hierarchy {
 /// Mounts a named hierarchy for this process alone.
 fn private(name: &str) -> Result<Directory, Failure> {
     let text = CString::new(name).map_err(|_| Failure::new("a name with a NUL byte").status(SYSTEM))?;
-    let mounted = handover::with(caps::Capability::CAP_SYS_ADMIN, || sys::mount_named_hierarchy(&text))?;
+    let mounted =
+        handover::with(caps::Capability::CAP_SYS_ADMIN, || sys::mount_named_hierarchy(&text, ledger::MOUNT_POINT))?;
     let why = |error: Errno| {
         match error {
         Errno::ENOENT => Failure::new(format!(
             "cannot mount the hierarchy name={name}: No such file or directory: the kernel was started with cgroup_no_v1=named (or without cgroup v1); remove that boot parameter"
         ))
         .status(UNAVAILABLE),
-        Errno::ENODEV | Errno::ENOSYS => Failure::new(format!(
-            "cannot mount the hierarchy name={name}: {}: Linux 5.2 or newer with cgroup v1 is needed; on an older one mount it at boot: mount -t cgroup -o none,name={name} cgroup /sys/fs/cgroup/{name}",
+        Errno::ENODEV => Failure::new(format!(
+            "cannot mount the hierarchy name={name}: {}: this kernel is built without cgroup v1",
             error.desc()
         ))
         .status(UNAVAILABLE),
@@ -347,8 +349,9 @@ impl Base {
     /// # Errors
     /// A part of it is not root's alone; the kernel's; in words.
     pub fn open(&self, top: &Directory, make: bool) -> Result<Option<Directory>, BaseError> {
-        let mut at = top.again().map_err(BaseError::Kernel)?;
+        let mut opened: Option<Directory> = None;
         for part in &self.path {
+            let at = opened.as_ref().unwrap_or(top);
             let child = match at.open(part) {
                 Err(Errno::ENOENT) if make && self.make => {
                     match at.make(part) {
@@ -364,9 +367,10 @@ impl Base {
             if !child.is_roots().map_err(BaseError::Kernel)? {
                 return Err(BaseError::NotRoots(part.clone()));
             }
-            at = child;
+            opened = Some(child);
         }
-        Ok(Some(at))
+        // A base has a component at least.
+        Ok(Some(opened.map_or_else(|| top.again(), Ok).map_err(BaseError::Kernel)?))
     }
 }
 

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::mkdir;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
@@ -17,6 +18,9 @@ use std::time::Duration;
 
 /// The directory.
 pub const PATH: &str = "/run/cgdelegate";
+
+/// The same: before Linux 5.2 a directory is needed to mount something on, in a namespace of its own.
+pub const MOUNT_POINT: &CStr = c"/run/cgdelegate";
 
 /// Longest wait for a lock, which another call of the same user holds.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,11 +1,13 @@
-//! Network cards: the words of `--net`, and what the child does with a card that usernet(1) has put into its network
+//! Network cards: the words of `--net` and the keys of `lxc.net.N`, and what the child does with a card that usernet(1) has put into its network
 //! namespace.
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::net::IpAddr;
 
+use crate::config::Net;
 use crate::failure::{Failure, Outcome};
 use crate::netlink::{Mac, Netlink, Request};
 use crate::report::{Step, Try, at};
@@ -15,7 +17,7 @@ pub const MAX_CARDS: usize = 16;
 /// Addresses of one card at most.
 const MAX_ADDRESSES: usize = 16;
 
-/// `--net BRIDGE[,name=NAME][,mac=MAC][,ip=ADDRESS/PREFIX][,gw=ADDRESS]`.
+/// `--net BRIDGE[,name=NAME][,mac=MAC][,mtu=BYTES][,ip=ADDRESS/PREFIX][,gw=ADDRESS]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Card {
     /// The bridge of the host, or `none`.
@@ -42,8 +44,11 @@ struct Words {
     bridge: String,
     name: Option<String>,
     mac: Option<Mac>,
+    mtu: Option<u32>,
     addresses: Vec<(IpAddr, u8)>,
     gateways: Vec<IpAddr>,
+    /// It is not brought up.
+    down: bool,
 }
 
 /// The cards of all `--net` together. One without a name gets the first of eth0, eth1... that no other has.
@@ -54,7 +59,54 @@ pub fn cards(options: &[OsString]) -> Outcome<Vec<Card>> {
     if options.len() > MAX_CARDS {
         return Err(Failure::own(format!("more than {MAX_CARDS} times --net")));
     }
-    let all: Vec<Words> = options.iter().map(|option| words(option)).collect::<Outcome<_>>()?;
+    together(options.iter().map(|option| words(option)).collect::<Outcome<_>>()?)
+}
+
+/// The cards of a configuration, in the order of their numbers.
+///
+/// # Errors
+/// With the place of the card whose keys make no card.
+pub fn of_config(nets: &BTreeMap<u32, Net>) -> Outcome<Vec<Card>> {
+    let mut all = Vec::new();
+    for (number, net) in nets.iter().filter(|(_, net)| net.kind == "veth") {
+        let origin = net.origin.as_ref().map_or_else(String::new, |origin| format!("{origin}: "));
+        let wrong = |failure: Failure| Failure::own(format!("{origin}lxc.net.{number}: {}", failure.text));
+        let mut option = net.link.clone().unwrap_or_else(|| "none".to_owned());
+        for (key, value) in [("name", &net.name), ("mac", &net.mac.as_deref().map(filled).transpose()?)] {
+            option.extend(value.iter().flat_map(|value| [",", key, "=", value]));
+        }
+        option.extend(net.mtu.map(|mtu| format!(",mtu={mtu}")));
+        option.extend(net.addresses.iter().map(|address| format!(",ip={address}")));
+        option.extend(net.gateways.iter().map(|gateway| format!(",gw={gateway}")));
+        let mut card = words(OsStr::new(&option)).map_err(wrong)?;
+        card.down = !net.up;
+        if card.down && !card.gateways.is_empty() {
+            return Err(wrong(Failure::own("a gateway needs a card that is up: lxc.net.N.flags = up")));
+        }
+        all.push(card);
+    }
+    if all.len() > MAX_CARDS {
+        return Err(Failure::own(format!("more than {MAX_CARDS} lxc.net.N")));
+    }
+    together(all)
+}
+
+/// A hardware address in which every x has become a random digit.
+fn filled(template: &str) -> Outcome<String> {
+    let places = template.matches(['x', 'X']).count();
+    if places == 0 {
+        return Ok(template.to_owned());
+    }
+    let mut random = [0_u8; 12];
+    let file =
+        std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut random));
+    file.map_err(|error| Failure::own(format!("cannot read /dev/urandom: {error}")))?;
+    let mut digits = random.iter().map(|byte| char::from_digit(u32::from(byte & 0xf), 16).unwrap_or('0'));
+    let fill = |c: char| if c == 'x' || c == 'X' { digits.next().unwrap_or('0') } else { c };
+    Ok(template.chars().map(fill).collect())
+}
+
+fn together(all: Vec<Words>) -> Outcome<Vec<Card>> {
     let mut names: Vec<String> = all.iter().filter_map(|card| card.name.clone()).collect();
     for (at, name) in names.iter().enumerate() {
         if names.iter().skip(at + 1).any(|other| other == name) {
@@ -103,6 +155,11 @@ fn words(option: &OsStr) -> Outcome<Words> {
                 card.name.replace(value.to_owned()).is_some()
             }
             "mac" => card.mac.replace(mac(value).map_err(&wrong)?).is_some(),
+            "mtu" => {
+                let mtu = value.parse().ok().filter(|mtu| (68..=65_535).contains(mtu) && !value.starts_with('+'));
+                let mtu = mtu.ok_or_else(|| wrong(format!("mtu={value} is no number from 68 to 65535")))?;
+                card.mtu.replace(mtu).is_some()
+            }
             "ip" => {
                 card.addresses.push(address(value).map_err(&wrong)?);
                 card.addresses.len() > MAX_ADDRESSES
@@ -112,7 +169,7 @@ fn words(option: &OsStr) -> Outcome<Words> {
                 card.gateways.push(gateway);
                 card.gateways.iter().filter(|gw| gw.is_ipv4() == gateway.is_ipv4()).count() > 1
             }
-            _ => return Err(wrong(format!("\"{part}\" is none of name=, mac=, ip= and gw="))),
+            _ => return Err(wrong(format!("\"{part}\" is none of name=, mac=, mtu=, ip= and gw="))),
         };
         if twice {
             return Err(wrong(format!("{key}= stands too often")));
@@ -149,7 +206,12 @@ impl Words {
         if let Some(mac) = self.mac {
             ask(Step::CardMac, name.clone(), Request::set_mac(mac))?;
         }
-        ask(Step::CardUp, name.clone(), Request::bring_up())?;
+        if let Some(mtu) = self.mtu {
+            ask(Step::CardMtu, name.clone(), Request::set_mtu(mtu))?;
+        }
+        if !self.down {
+            ask(Step::CardUp, name.clone(), Request::bring_up())?;
+        }
         for (address, prefix) in &self.addresses {
             ask(Step::Address, format!("{address}/{prefix} on {name}"), Request::add_address(*address, *prefix))?;
         }
@@ -265,6 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn a_card_of_a_configuration_is_set_up_as_its_keys_say() {
+        let net = |kind: &str| Net { kind: kind.to_owned(), link: Some("br0".to_owned()), ..Net::default() };
+        let with = |net: Net| of_config(&BTreeMap::from([(0, net)]));
+        assert!(with(net("empty")).unwrap().is_empty());
+        let card =
+            with(Net { mac: Some("00:16:3e:xx:xX:01".to_owned()), mtu: Some(1400), ..net("veth") }).unwrap().remove(0);
+        let mac = card.mac.unwrap();
+        assert_eq!((mac[..3].to_vec(), mac[5]), (vec![0, 0x16, 0x3e], 1));
+        let steps: Vec<Step> = card.requests.iter().map(|asked| asked.step).collect();
+        assert_eq!(steps, [Step::Card, Step::CardMac, Step::CardMtu], "without flags = up it stays down");
+        let unlinked = with(Net { link: None, up: true, ..net("veth") }).unwrap().remove(0);
+        assert_eq!(unlinked.bridge, "none");
+        let routed =
+            Net { gateways: vec!["10.0.3.1".to_owned()], addresses: vec!["10.0.3.5/24".to_owned()], ..net("veth") };
+        assert!(with(routed.clone()).unwrap_err().text.contains("flags = up"));
+        assert_eq!(with(Net { up: true, ..routed }).unwrap().len(), 1);
+        assert!(
+            with(Net { addresses: vec!["10.0.3.5".to_owned()], ..net("veth") }).unwrap_err().text.contains("lxc.net.0")
+        );
+    }
+
+    #[test]
     fn a_wrong_word_is_refused_and_named() {
         for (wrong, said) in [
             ("", "begin with the name of a bridge"),
@@ -284,6 +368,9 @@ mod tests {
             ("br0,mac=00:00:00:00:00:00", "no hardware address"),
             ("br0,mac=2:0:0:0:0:1", "no hardware address"),
             ("br0,mac=02:00:00:00:00:01:02", "no hardware address"),
+            ("br0,mtu=67", "no number from 68"),
+            ("br0,mtu=+1500", "no number from 68"),
+            ("br0,mtu=1500,mtu=1400", "mtu= stands too often"),
             ("br0,ip=10.0.3.5", "prefix"),
             ("br0,ip=10.0.3.5/33", "prefix"),
             ("br0,ip=10.0.3.5/0", "prefix"),

@@ -50,6 +50,8 @@ pub struct Asked<'a> {
     pub name: Option<&'a str>,
     /// `--memory`, `--pids` and `--cpus`, as cgdelegate takes them.
     pub limits: [Option<&'a str>; 3],
+    /// KEY=VALUE of the configuration, for `--limit`.
+    pub more: &'a [String],
 }
 
 const LIMITS: [&str; 3] = ["--memory", "--pids", "--cpus"];
@@ -58,14 +60,15 @@ impl Asked<'_> {
     /// Whether anything is asked for.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.name.is_some() || self.limits.iter().any(Option::is_some)
+        self.name.is_some() || self.limits.iter().any(Option::is_some) || !self.more.is_empty()
     }
 
     /// The words of `cgdelegate attach`; a limit without a name is one for a cgroup called like the container.
     #[must_use]
     pub fn words(&self, container: &str) -> Vec<String> {
         let limits = LIMITS.iter().zip(self.limits).filter_map(|(option, value)| Some(format!("{option}={}", value?)));
-        [self.name.unwrap_or(container).to_owned()].into_iter().chain(limits).collect()
+        let more = self.more.iter().map(|limit| format!("--limit={limit}"));
+        [self.name.unwrap_or(container).to_owned()].into_iter().chain(limits).chain(more).collect()
     }
 
     /// Looks for cgdelegate, if there is something to do for it.
@@ -343,10 +346,14 @@ mod tests {
     fn a_limit_without_a_name_is_for_a_cgroup_called_like_the_container() {
         let none = Asked::default();
         assert!(!none.any());
-        let limits = Asked { name: None, limits: [Some("1G"), None, Some("0.5")] };
+        let limits = Asked { name: None, limits: [Some("1G"), None, Some("0.5")], more: &[] };
         assert!(limits.any());
         assert_eq!(limits.words("c7").join(" "), "c7 --memory=1G --cpus=0.5");
         assert_eq!(Asked { name: Some("x"), ..none }.words("c7"), ["x"]);
+        let more = ["memory.max=1G".to_owned()];
+        let configured = Asked { more: &more, ..none };
+        assert!(configured.any());
+        assert_eq!(configured.words("c7"), ["c7", "--limit=memory.max=1G"]);
     }
 
     #[test]

@@ -10,19 +10,19 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::ambient;
-use crate::card;
-use crate::cgroup::{Asked, Own};
-use crate::container::{self, Place};
+use crate::cgroup::Asked;
 use crate::failure::{Failure, Outcome};
 use crate::life;
-use crate::plan::{self, Bind, DEFAULT_PATH, MAX_BINDS, Plan, User};
+use crate::plan::{self, Create, DEFAULT_PATH, Mounting, Plan, Source, User};
 use crate::rootfs::cli::CheckArgs;
-use crate::supervise::ignored_signals;
+use crate::{settings, sys};
 
 const EXAMPLES: &str = "\
 Examples:
   spawn run                                  a shell in a container of this host; changes stay in memory
   spawn run host -- apt-get -s upgrade       a command there
+  spawn run centos7                          a container: its init boots, and ends by `shutdown -h now` inside
+  spawn run -P ~/.local/share/lxc c1         one that lxc-create has made
   spawn run ./rootfs -- /bin/bash            a directory with a root file system that belongs to your subordinate ids
   spawn run --map self ./rootfs              one that belongs to you
   spawn run --bind \"$PWD:/work\" --workdir /work host -- make
@@ -81,18 +81,28 @@ pub enum MapOption {
 /// What `run` and `hold` have in common.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Directory of the rootfs (a path with a slash), a name below $XDG_DATA_HOME/spawn, or `host`: the host's own
-    /// tree, in which changes stay in memory
-    #[arg(default_value = "host")]
+    /// A container: a directory with `config` and `rootfs`, or of a bare rootfs (a path with a slash); the name of one
+    /// below $XDG_DATA_HOME/spawn or in LXC's directories; or `host`: the host's own tree, in which changes stay in
+    /// memory
+    #[arg(value_name = "CONTAINER", default_value = "host")]
     pub rootfs: PathBuf,
+    /// Look for the named container in DIR alone, as LXC's programs do
+    #[arg(short = 'P', long, value_name = "DIR")]
+    pub lxcpath: Option<PathBuf>,
+    /// Set a key of the configuration after its file (see spawn-config(5))
+    #[arg(short = 's', long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Keep in memory what is written to the rootfs
+    #[arg(short, long)]
+    pub ephemeral: bool,
     /// Mount SRC of the host on DST inside
-    #[arg(long, value_name = "SRC:DST[:ro]")]
+    #[arg(long, visible_alias = "volume", value_name = "SRC:DST[:ro]")]
     pub bind: Vec<OsString>,
     /// Give the container a network card on BRIDGE, made by usernet as /etc/lxc/lxc-usernet grants; several times
     ///
     /// NAME is eth0 unless another is given, then eth1...; IP and GW (the default route) may be of IPv4 and IPv6. With
     /// `hold` the card is made by the stage `usernet attach BRIDGE`, and set up like this at `go`.
-    #[arg(long, value_name = "BRIDGE[,name=NAME][,mac=MAC][,ip=IP/PREFIX][,gw=IP]")]
+    #[arg(long, value_name = "BRIDGE[,name=NAME][,mac=MAC][,mtu=BYTES][,ip=IP/PREFIX][,gw=IP]")]
     pub net: Vec<OsString>,
     /// `run` only: put the container into the cgroup NAME, made by cgdelegate as /etc/cgdelegate.conf grants
     ///
@@ -120,9 +130,9 @@ pub struct Options {
     /// The container's name [default: from ROOTFS]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Working directory of the command
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub workdir: PathBuf,
+    /// Working directory of the command [default: /]
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
     /// Run the command as UID[:GID] or as a user of the rootfs's /etc/passwd
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
@@ -140,7 +150,7 @@ pub struct Options {
     pub hold_fd: Option<i32>,
     #[command(flatten)]
     pub background: life::cli::Background,
-    /// Command and arguments [default: /bin/sh -l]
+    /// Command and arguments [default: the rootfs's init, if it has one, else /bin/sh -l]
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
@@ -168,62 +178,24 @@ impl Options {
         Asked {
             name: self.cgroup.as_deref(),
             limits: [self.memory.as_deref(), self.pids.as_deref(), self.cpus.as_deref()],
+            more: &[],
         }
     }
 
     /// Makes the plan. `held`: for `spawn hold`.
     ///
     /// # Errors
-    /// When an option cannot be understood, or the rootfs is not there.
+    /// When an option or the configuration cannot be understood, or the rootfs is not there.
     pub fn plan(&self, held: bool) -> Outcome<Plan> {
-        let place = container::find(&self.rootfs)?;
-        let name = match &self.name {
-            Some(name) if is_name(name) => name.clone(),
-            Some(name) => {
-                return Err(usage(format!(
-                    "--name {name}: letters, digits and ._- only, at most 64, no leading dot or -"
-                )));
-            }
-            None => place.name(),
-        };
-        let hostname = self.hostname.clone().unwrap_or_else(|| container::hostname_of(&name));
-        if hostname.is_empty() || hostname.len() > 64 || hostname.contains(char::is_control) {
-            return Err(usage(format!("--hostname: {} is empty or longer than 64 bytes", hostname.escape_default())));
-        }
-        let mut argv: Vec<CString> = self.command.iter().map(|word| text(word)).collect::<Outcome<_>>()?;
-        if argv.is_empty() {
-            argv = vec![c"/bin/sh".to_owned(), c"-l".to_owned()];
-        }
-        if self.bind.len() > MAX_BINDS {
-            return Err(usage(format!("more than {MAX_BINDS} times --bind")));
-        }
-        let Environment { list, home, path } = environment(&self.env)?;
-        Ok(Plan {
-            name,
-            root: match place {
-                Place::Directory(path) => plan::Root::Directory(text(path.as_os_str())?),
-                Place::Host => plan::Root::Host(container::host_entries(self.read_only)?),
-            },
-            read_only: self.read_only,
-            cards: card::cards(&self.net)?,
-            own_cgroup: Own::default(),
-            binds: self.bind.iter().map(|word| bind(word)).collect::<Outcome<_>>()?,
-            hostname: text(OsStr::new(&hostname))?,
-            workdir: text(self.workdir.as_os_str())?,
-            user: self.user.as_deref().map_or(Ok(User::Root), user)?,
-            candidates: plan::candidates(argv.first().map_or(c"", |name| name), &path),
-            init: argv.first().is_some_and(|name| plan::is_init(name)),
-            argv,
-            environment: list,
-            home,
-            single_id: self.map == Some(MapOption::Own),
-            held,
-            ignored_signals: ignored_signals(),
-        })
+        settings::plan(self, held)
     }
 }
 
-fn text(word: &OsStr) -> Outcome<CString> {
+/// A C string.
+///
+/// # Errors
+/// When a NUL byte is in it.
+pub fn text(word: &OsStr) -> Outcome<CString> {
     CString::new(word.as_bytes()).map_err(|_| usage("an argument holds a NUL byte"))
 }
 
@@ -235,7 +207,10 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// `SRC:DST[:ro]`.
-fn bind(word: &OsStr) -> Outcome<Bind> {
+///
+/// # Errors
+/// When it is something else.
+pub fn bind(word: &OsStr) -> Outcome<Mounting> {
     let wrong = |why: &str| usage(format!("--bind {}: {why}", word.display()));
     let parts: Vec<&[u8]> = word.as_bytes().split(|b| *b == b':').collect();
     let (source, target, read_only) = match parts[..] {
@@ -248,12 +223,22 @@ fn bind(word: &OsStr) -> Outcome<Bind> {
     }
     let target = plan::path_steps(Path::new(OsStr::from_bytes(target)));
     let target = target.filter(|steps| !steps.is_empty()).ok_or_else(|| wrong("DST must not be / and hold no .."))?;
-    Ok(Bind { source: text(OsStr::from_bytes(source))?, target, read_only })
+    Ok(Mounting {
+        source: Source::Bind { path: text(OsStr::from_bytes(source))?, recursive: true },
+        target,
+        attributes: if read_only { sys::MOUNT_ATTR_RDONLY } else { 0 },
+        propagation: 0,
+        create: Create::LikeSource,
+        optional: false,
+    })
 }
 
 /// `UID`, `UID:GID` or a name; what looks like a number is one or an error, never a name, and never another number
 /// (CVE-2026-30892).
-fn user(word: &str) -> Outcome<User> {
+///
+/// # Errors
+/// When it is none of these.
+pub fn user(word: &str) -> Outcome<User> {
     let wrong = || usage(format!("--user {}: must be UID, UID:GID or the name of a user", word.escape_default()));
     let number = |digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
@@ -276,14 +261,21 @@ fn user(word: &str) -> Outcome<User> {
     }
 }
 
-struct Environment {
-    list: Vec<CString>,
-    home: Option<CString>,
-    path: String,
+/// What the command finds in its environment.
+pub struct Environment {
+    /// All but HOME, as KEY=VALUE.
+    pub list: Vec<CString>,
+    /// HOME=..., if it is asked for.
+    pub home: Option<CString>,
+    /// The directories in which a command is looked for.
+    pub path: String,
 }
 
 /// container, PATH and TERM, then what was asked for; nothing else of the caller's environment goes in.
-fn environment(asked: &[OsString]) -> Outcome<Environment> {
+///
+/// # Errors
+/// When a word is none of KEY=VALUE and KEY.
+pub fn environment<'a>(asked: impl Iterator<Item = &'a OsStr>) -> Outcome<Environment> {
     let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = vec![
         (b"container".to_vec(), b"lxc".to_vec()),
         (b"PATH".to_vec(), DEFAULT_PATH.into()),
@@ -375,7 +367,7 @@ mod tests {
     #[test]
     fn a_bind_has_two_or_three_parts() {
         let ok = |word: &str| bind(OsStr::new(word)).unwrap();
-        assert!(!ok("a:/b").read_only && ok("a:/b:ro").read_only);
+        assert_eq!((ok("a:/b").attributes, ok("a:/b:ro").attributes), (0, sys::MOUNT_ATTR_RDONLY));
         assert_eq!(ok("a:/b/c").target.len(), 2);
         for wrong in ["", "a", "a:b", ":/b", "a:/", "a:/b/../c", "a:/b:x", "a:/b:ro:ro"] {
             assert!(bind(OsStr::new(wrong)).is_err(), "{wrong:?}");
@@ -385,13 +377,13 @@ mod tests {
     #[test]
     fn nothing_of_the_callers_environment_goes_in_unasked() {
         let words = [OsString::from("A=b=c"), "PATH=/x".into(), "HOME=/h".into(), "NOT_SET_ANYWHERE".into()];
-        let found = environment(&words).unwrap();
+        let found = environment(words.iter().map(OsString::as_os_str)).unwrap();
         let list: Vec<_> = found.list.iter().map(|word| word.to_str().unwrap()).collect();
         assert_eq!(
             list.iter().filter(|word| !word.starts_with("TERM=")).collect::<Vec<_>>(),
             [&"container=lxc", &"A=b=c", &"PATH=/x"]
         );
         assert_eq!((found.home.as_deref(), found.path.as_str()), (Some(c"HOME=/h"), "/x"));
-        assert!(environment(&["=x".into()]).is_err());
+        assert!(environment([OsStr::new("=x")].into_iter()).is_err());
     }
 }

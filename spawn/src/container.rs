@@ -46,32 +46,76 @@ pub fn hostname_of(name: &str) -> String {
     name.replace('_', "-")
 }
 
-/// Finds ROOTFS: `host`, a path if it holds a slash, else a name below the user's data directory.
+/// A container as it was found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its rootfs, unless its configuration names another.
+    pub place: Place,
+    /// Its configuration.
+    pub config: Option<PathBuf>,
+    /// Its name.
+    pub name: String,
+}
+
+/// Finds CONTAINER: `host`, a path if it holds a slash, else a name: in `lxcpath` if that is given, or below the user's
+/// data directory, or in LXC's own directories.
 ///
 /// # Errors
-/// When it is not there, or is a container directory whose `config` this version cannot honour.
-pub fn find(word: &Path) -> Outcome<Place> {
-    if word == Path::new("host") {
-        return Ok(Place::Host);
-    }
+/// When it is not there.
+pub fn find(word: &Path, lxcpath: Option<&Path>) -> Outcome<Found> {
     if word.as_os_str().is_empty() {
-        return Err(Failure::own("the rootfs is an empty word: give a path, a name or `host`"));
+        return Err(Failure::own("the container is an empty word: give a path, a name or `host`"));
     }
+    let shown = word.display();
     if word.as_os_str().as_bytes().contains(&b'/') {
-        return Ok(Place::Directory(word.to_owned()));
+        if lxcpath.is_some() {
+            return Err(Failure::own(format!("{shown} is a path; --lxcpath is for the name of a container")));
+        }
+        return Ok(at(word));
+    }
+    if lxcpath.is_none() && word == Path::new("host") {
+        return Ok(Found { name: Place::Host.name(), place: Place::Host, config: None });
     }
     if !is_name(&word.to_string_lossy()) {
-        return Err(Failure::own(format!("{} is no name of a container; a path has a slash in it", word.display())));
+        return Err(Failure::own(format!("{shown} is no name of a container; a path has a slash in it")));
     }
-    let path = data_directory().unwrap_or_else(|| PathBuf::from("/nonexistent")).join(word).join("rootfs");
-    if !path.is_dir() {
-        return Err(Failure::own(format!(
-            "there is no container {}: {} is no directory; for a rootfs in the working directory say ./{0}",
-            word.display(),
-            path.display()
-        )));
+    let places: Vec<PathBuf> = match lxcpath {
+        Some(directory) => vec![directory.to_owned()],
+        None => {
+            let data = ambient::directory("XDG_DATA_HOME");
+            let data = data.or_else(|| Some(ambient::directory("HOME")?.join(".local/share")));
+            let own = data.iter().flat_map(|data| [data.join("spawn"), data.join("lxc")]);
+            own.chain([PathBuf::from("/var/lib/lxc")]).collect()
+        }
+    };
+    for place in &places {
+        let directory = place.join(word);
+        if is_container(&directory) {
+            return Ok(Found { name: word.to_string_lossy().into_owned(), ..at(&directory) });
+        }
     }
-    Ok(Place::Directory(path))
+    let first = places.first().map(|place| place.join(word).join("rootfs")).unwrap_or_default();
+    Err(Failure::own(format!(
+        "there is no container {shown}: {} is no directory; for a rootfs in the working directory say ./{shown}",
+        first.display()
+    )))
+}
+
+/// Whether a directory is one of a container, as LXC makes them.
+fn is_container(directory: &Path) -> bool {
+    directory.join("config").is_file() || directory.join("rootfs").is_dir()
+}
+
+/// The container directory or the bare rootfs at a path.
+fn at(path: &Path) -> Found {
+    let config = path.join("config");
+    let config = config.is_file().then_some(config);
+    let inner = path.join("rootfs");
+    if config.is_none() && !inner.is_dir() {
+        let place = Place::Directory(path.to_owned());
+        return Found { name: place.name(), place, config };
+    }
+    Found { name: Place::Directory(path.to_owned()).name(), place: Place::Directory(inner), config }
 }
 
 /// Where named containers are: `$XDG_DATA_HOME/spawn`.
@@ -215,10 +259,29 @@ mod tests {
 
     #[test]
     fn a_word_without_a_slash_is_no_path() {
-        assert_eq!(find(Path::new("host")), Ok(Place::Host));
-        assert_eq!(find(Path::new("./host")), Ok(Place::Directory("./host".into())));
-        assert!(find(Path::new("no-such-container")).unwrap_err().text.contains("./no-such-container"));
-        assert!(find(Path::new("")).is_err() && find(Path::new("..")).is_err());
+        let find = |word: &str| super::find(Path::new(word), None);
+        assert_eq!(find("host").unwrap().place, Place::Host);
+        assert_eq!(find("./host").unwrap().place, Place::Directory("./host".into()));
+        assert!(find("no-such-container").unwrap_err().text.contains("./no-such-container"));
+        assert!(find("").is_err() && find("..").is_err());
+    }
+
+    #[test]
+    fn a_container_directory_has_a_configuration_and_a_rootfs() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("c1");
+        std::fs::create_dir_all(path.join("rootfs")).unwrap();
+        let rootfs = Place::Directory(path.join("rootfs"));
+        assert_eq!(at(&path), Found { place: rootfs, config: None, name: "c1".to_owned() });
+        std::fs::write(path.join("config"), "").unwrap();
+        assert_eq!(at(&path).config, Some(path.join("config")));
+        let found = find(Path::new("c1"), Some(top.path())).unwrap();
+        assert_eq!((found.name.as_str(), found.config), ("c1", Some(path.join("config"))));
+        assert!(find(Path::new("c2"), Some(top.path())).unwrap_err().text.contains("c2/rootfs is no directory"));
+        assert!(find(Path::new("./c1"), Some(top.path())).is_err());
+        assert!(find(Path::new("host"), Some(top.path())).is_err(), "-P never means the host's own tree");
+        let bare = path.join("rootfs");
+        assert_eq!(at(&bare), Found { place: Place::Directory(bare), config: None, name: "c1".to_owned() });
     }
 
     #[test]

@@ -2,16 +2,23 @@
 
 #![forbid(unsafe_code)]
 
+use core::ffi::CStr;
 use std::os::fd::RawFd;
 
 use crate::plan::{self, Plan};
-use crate::report::{Step, Try, at};
+use crate::report::{self, Step, Try, at};
 use crate::setup::{PLAIN, mount_point};
 use crate::sys;
 
 /// Mounts /dev below `root` and returns the two ends of /dev/console. A tmpfs, whatever the rootfs has there: CentOS 6
 /// puts its own over a directory that is none, and then /dev/null is a regular file.
-pub fn mount_dev<'a>(plan: &Plan, root: RawFd) -> Try<'a, (RawFd, RawFd)> {
+///
+/// An init gets a /proc/cmdline of its own, a file of this tmpfs that has no name in it any more; the masters of further
+/// terminals go to the parent.
+///
+/// # Errors
+/// At the first thing that the kernel refuses.
+pub fn mount_dev(plan: &Plan, root: RawFd, proc: RawFd, channel: RawFd) -> Try<'_, (RawFd, RawFd)> {
     let mount = |object| at(Step::Mount, object);
     let target = mount_point(root, c"dev")?;
     let options = [(c"mode", c"0755"), (c"size", c"1m")];
@@ -27,15 +34,16 @@ pub fn mount_dev<'a>(plan: &Plan, root: RawFd) -> Try<'a, (RawFd, RawFd)> {
         sys::make_link(content, dev, name).map_err(mount(name))?;
     }
     sys::make_directory(dev, c"pts", 0o755).map_err(mount(c"/dev/pts"))?;
-    // With one id there is no gid 5 to give the terminals to.
-    let options = if plan.single_id {
-        c"newinstance,ptmxmode=0666,mode=0600"
-    } else {
-        c"newinstance,ptmxmode=0666,mode=0620,gid=5"
-    };
     let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
-    sys::mount(Some(c"devpts"), c"pts", Some(c"devpts"), flags, Some(options)).map_err(mount(c"/dev/pts"))?;
-    let ends = make_console(dev)?;
+    sys::mount(Some(c"devpts"), c"pts", Some(c"devpts"), flags, Some(&plan.devpts)).map_err(mount(c"/dev/pts"))?;
+    let ends = make_terminal(dev, c"console").map_err(at(Step::Console, c"/dev/console"))?;
+    for name in plan::TERMINALS.iter().take(usize::try_from(plan.ttys).unwrap_or(0)) {
+        let (master, _) = make_terminal(dev, name).map_err(at(Step::Console, name))?;
+        sys::send_message(channel, &[report::TTY], &[master]).map_err(at(Step::Channel, c""))?;
+    }
+    if plan.init {
+        show_command_line(dev, proc).map_err(at(Step::Protect, c"/proc/cmdline"))?;
+    }
     sys::make_directory(dev, c"shm", 0o1777).map_err(mount(c"/dev/shm"))?;
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
     sys::mount(Some(c"tmpfs"), c"shm", Some(c"tmpfs"), flags, Some(c"mode=1777")).map_err(mount(c"/dev/shm"))?;
@@ -44,15 +52,25 @@ pub fn mount_dev<'a>(plan: &Plan, root: RawFd) -> Try<'a, (RawFd, RawFd)> {
     Ok(ends)
 }
 
-/// A pty of the container's own devpts, its slave bound on /dev/console. The slave comes from the master by
-/// TIOCGPTPEER and never from a path, so nothing that lies at a path can be taken for it.
-fn make_console<'a>(dev: RawFd) -> Try<'a, (RawFd, RawFd)> {
-    let console = || at(Step::Console, c"/dev/console");
+/// A pty of the container's own devpts, its slave bound on /dev/NAME. The slave comes from the master by TIOCGPTPEER and
+/// never from a path, so nothing that lies at a path can be taken for it.
+fn make_terminal(dev: RawFd, name: &CStr) -> sys::Call<(RawFd, RawFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK;
-    let master = sys::open_at(dev, c"pts/ptmx", flags).map_err(console())?;
-    let slave = sys::open_peer(master).map_err(console())?;
-    sys::make_file(dev, c"console", 0o600).map_err(console())?;
-    let tree = sys::clone_tree(slave, c"").map_err(console())?;
-    sys::attach_at(tree, dev, c"console").map_err(console())?;
+    let master = sys::open_at(dev, c"pts/ptmx", flags)?;
+    let slave = sys::open_peer(master)?;
+    sys::make_file(dev, name, 0o600)?;
+    let tree = sys::clone_tree(slave, c"")?;
+    sys::attach_at(tree, dev, name)?;
     Ok((master, slave))
+}
+
+fn show_command_line(dev: RawFd, proc: RawFd) -> sys::Call<()> {
+    const NAME: &CStr = c".cmdline";
+    sys::make_file(dev, NAME, 0o444)?;
+    let file = sys::open_at(dev, NAME, libc::O_WRONLY | libc::O_NOFOLLOW)?;
+    sys::write_once(file, plan::COMMAND_LINE.to_bytes())?;
+    sys::close(file);
+    let tree = sys::clone_tree(dev, NAME)?;
+    sys::attach_at(tree, proc, c"cmdline")?;
+    sys::remove_file(dev, NAME)
 }

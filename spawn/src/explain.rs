@@ -23,7 +23,10 @@ pub fn child_failure(report: &Report) -> Failure {
         Step::Namespaces => format!("cannot make the mount, uts and ipc namespaces: {}", namespace_limit(*errno)),
         Step::Private => format!("cannot make the mounts private: {cause}"),
         Step::OpenRoot => format!("cannot open the rootfs {object}: {}", unreachable(object, *errno)),
-        Step::OpenBind => format!("cannot open {object}, the source of --bind: {}", unreachable(object, *errno)),
+        Step::OpenBind if *errno == Errno::EINVAL => format!(
+            "cannot bind {object}: something of the host is mounted below it, which `bind` would uncover; `rbind` takes it along"
+        ),
+        Step::OpenBind => format!("cannot open {object}, the source of a bind mount: {}", unreachable(object, *errno)),
         Step::Hostname => format!("cannot set the host name {object}: {cause}"),
         Step::Ids if matches!(errno, Errno::EINVAL | Errno::EPERM) => {
             "cannot become root inside: id 0 is not mapped; was `idmap` left out between `spawn hold` and `spawn go`?"
@@ -37,18 +40,26 @@ pub fn child_failure(report: &Report) -> Failure {
         ),
         Step::Card => format!("cannot look for the card {object}: {cause}"),
         Step::CardMac => format!("cannot give the card {object} its hardware address: {cause}"),
+        Step::CardMtu => format!("cannot set the MTU of the card {object}: {cause}"),
         Step::CardUp => format!("cannot bring up the card {object}: {cause}"),
         Step::Address => format!("cannot set the address {object}: {}", address(*errno)),
         Step::Route => format!("cannot set the default route to {object}: {cause}"),
         Step::Cgroup => format!("cannot make the cgroup namespace: {}", namespace_limit(*errno)),
         Step::AttachRoot => format!("cannot mount the rootfs {object}: {cause}"),
+        Step::Layers => format!("cannot mount an overlay over {object}: {}", overlay(*errno)),
         Step::HostTree => format!("cannot show {object} of the host: {cause}"),
         Step::MountPoint => format!("cannot mount on /{object} of the rootfs: {}", mount_point(object, *errno)),
         Step::Mount => format!("cannot mount {object}: {}", kernel_file_system(object, *errno)),
         Step::Node => format!("cannot bind the device {object}: {cause}"),
         Step::Console => format!("cannot make {object}: {cause}"),
         Step::Protect => format!("cannot mask or protect {object}: {cause}"),
-        Step::Bind => format!("cannot bind on /{object}: {}", bind(*errno)),
+        Step::Bind => format!("cannot mount on /{object}: {}", bind(*errno)),
+        Step::Write => format!("cannot set {object}: {}", written(*errno)),
+        Step::Confine => format!("cannot confine the command: {object}: {cause}"),
+        Step::Limit if *errno == Errno::EPERM => {
+            format!("cannot set {object}: the hard limit of this user is lower, and only root on the host may raise it")
+        }
+        Step::Limit => format!("cannot set {object}: {cause}"),
         Step::ReadOnly => format!("cannot make {object} read-only: {cause}"),
         Step::Pivot => format!("cannot change the root: {cause}"),
         Step::Workdir if *errno == Errno::ELOOP => {
@@ -71,6 +82,27 @@ pub fn child_failure(report: &Report) -> Failure {
         Step::Channel => "the start was given up".to_owned(),
     };
     Failure::own(one_line(&text))
+}
+
+fn overlay(errno: Errno) -> String {
+    match errno {
+        Errno::EPERM | Errno::ENODEV => {
+            "this kernel mounts no overlay in a user namespace (5.11 or newer does)".to_owned()
+        }
+        Errno::EINVAL => "something else is mounted below it, or its file system cannot be a layer of one".to_owned(),
+        other => words(other),
+    }
+}
+
+fn written(errno: Errno) -> String {
+    match errno {
+        Errno::ENOENT => "this kernel has no such file".to_owned(),
+        Errno::EACCES | Errno::EPERM => {
+            "it belongs to the host, not to a namespace of the container: take the key out".to_owned()
+        }
+        Errno::EINVAL => "the kernel does not take this value".to_owned(),
+        other => words(other),
+    }
 }
 
 /// Why clone3 of a user namespace failed.

@@ -8,12 +8,17 @@
 
 mod ambient;
 mod attach;
+mod boot;
 mod card;
 mod cgroup;
 mod child;
 mod cli;
 mod client;
 pub mod config;
+mod confine;
+mod confinement {
+    pub mod sys;
+}
 mod console;
 mod container;
 mod devices;
@@ -23,8 +28,11 @@ mod failure;
 pub mod fuzzed;
 mod go;
 mod hold;
+mod hooks;
 mod identity;
+mod layers;
 mod life;
+mod mounting;
 mod mounts {
     pub mod sys;
 }
@@ -34,6 +42,8 @@ mod plan;
 mod report;
 mod resolve;
 pub mod rootfs;
+mod seccomp;
+mod settings;
 mod setup;
 mod sockets {
     pub mod sys;
@@ -51,13 +61,14 @@ use std::time::Instant;
 use clap::Parser;
 
 use attach::Attacher;
-use cgroup::{Kept, Own};
+use cgroup::{Asked, Kept, Own};
 use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
+use config::HookKind;
 use console::Stdio;
 use failure::{Failure, OWN_FAILURE, Outcome, USAGE};
 use life::Life;
-use plan::{Plan, Root};
+use plan::Plan;
 use status::{State, Status};
 use supervise::{Signals, Supervisor, Turn};
 
@@ -150,28 +161,25 @@ fn close_foreign_descriptors(mut kept: Vec<i32>) {
     numbers.into_iter().for_each(sys::close);
 }
 
-fn map_of(options: &Options) -> Outcome<Map> {
-    match options.map {
-        Some(MapOption::Own) => Ok(Map::own()),
-        Some(MapOption::Auto) | None => Map::whole(),
+fn map_of(options: &Options, plan: &Plan) -> Outcome<Map> {
+    match (options.map, plan.config.extents()) {
+        (Some(MapOption::Own), _) => Ok(Map::own()),
+        (None, Some((uids, gids))) => Ok(Map::Whole { uids: uids.to_vec(), gids: gids.to_vec() }),
+        (Some(MapOption::Auto) | None, _) => Map::whole(),
     }
 }
 
 fn check_root(plan: &Plan, map: &Map, options: &Options) -> Outcome<()> {
-    match &plan.root {
-        Root::Directory(path) => {
-            use std::os::unix::ffi::OsStrExt;
-            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
-            container::check(path, map, options.read_only)?;
-            if plan.init
-                && let Some(text) = rootfs::adapt::offer(path, &options.rootfs.to_string_lossy())
-            {
-                complain(&text);
-            }
-            Ok(())
-        }
-        Root::Host(_) => Ok(()),
+    use std::os::unix::ffi::OsStrExt;
+    let Some(path) = plan.root.base() else { return Ok(()) };
+    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+    container::check(path, map, plan.read_only)?;
+    if plan.init
+        && let Some(text) = rootfs::adapt::offer(path, &options.rootfs.to_string_lossy())
+    {
+        complain(&text);
     }
+    Ok(())
 }
 
 fn run(options: &Options) -> Outcome<u8> {
@@ -201,12 +209,19 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     let hold = if life.is_first() { status::named("--hold-fd", options.hold_fd)? } else { None };
     // Step by step only when somebody wants to know of the steps, or has something to do between them.
     let held = hold.is_some() || status.is_some() || !options.net.is_empty();
-    let map = map_of(options)?;
     let mut plan = options.plan(held)?;
+    let held = plan.held;
+    let map = map_of(options, &plan)?;
     check_root(&plan, &map, options)?;
+    if life.is_detached() && plan.config.hooks(HookKind::PostStop).next().is_some() {
+        return Err(Failure::own(
+            "lxc.hook.post-stop is run by a spawn in the foreground only: without --detach, or `-s lxc.hook.post-stop=`",
+        ));
+    }
+    hooks::run(&plan, HookKind::PreStart, None)?;
     let tools = Tools::find(&map)?;
     // Removed when this function fails; kept with the container once that is there.
-    let mut cgroup = options.cgroup().find(&plan.name)?;
+    let mut cgroup = Asked { more: &plan.limits, ..options.cgroup() }.find(&plan.name)?;
     if cgroup.is_none() {
         plan.own_cgroup = Own::look(&plan.name);
     }
@@ -229,6 +244,7 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
             child.make_network(deadline)?;
             let nics = attacher.attach(&plan.cards, &child, &plan.name, deadline)?;
             status.tell(&State::Network { nics: &nics, cgroup: &places });
+            hooks::run(&plan, HookKind::StartHost, Some(child.pid))?;
         }
         hold.as_ref().map_or(Ok(()), |hold| status::wait_for_byte(hold, &child, &signals, deadline))
     };
@@ -239,7 +255,13 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     life.keep(Kept::new(cgroup, std::mem::take(&mut plan.own_cgroup)));
     // The time for the go does not count against the start.
     let deadline = if hold.is_some() { Instant::now() + options.timeout } else { deadline };
-    Supervisor::release(child, &plan, stdio, signals, deadline, None)?.with(life).watch(|| status.tell(&State::Running))
+    let result = Supervisor::release(child, &plan, stdio, signals, deadline, None)?
+        .with(life)
+        .watch(|| status.tell(&State::Running));
+    if !matches!(result, Ok(Turn::Running(_))) {
+        hooks::run(&plan, HookKind::PostStop, None)?;
+    }
+    result
 }
 
 /// The map is written by a stage of the pipeline, unless it is the caller's own, which needs no tool.
@@ -266,6 +288,11 @@ fn hold_container(options: &Options) -> Outcome<u8> {
         ));
     }
     let plan = options.plan(true)?;
+    if !plan.config.hooks.is_empty() {
+        return Err(Failure::own(
+            "the configuration has hooks, which only `spawn run` runs: `-s lxc.hook=` starts without them",
+        ));
+    }
     check_root(&plan, &map, options)?;
     let tools = match &map {
         Map::Stage => None,

@@ -45,6 +45,12 @@ impl Request {
         Self::of_link(libc::RTM_SETLINK, REQUEST | ACK, 0).index_at(20).attribute(libc::IFLA_ADDRESS, &mac)
     }
 
+    /// Gives the card an MTU in bytes (RTM_SETLINK).
+    #[must_use]
+    pub fn set_mtu(mtu: u32) -> Self {
+        Self::of_link(libc::RTM_SETLINK, REQUEST | ACK, 0).index_at(20).attribute(libc::IFLA_MTU, &mtu.to_ne_bytes())
+    }
+
     /// Brings the card up (RTM_SETLINK).
     #[must_use]
     pub fn bring_up() -> Self {

@@ -9,12 +9,16 @@ use std::path::Path;
 
 use crate::card::Card;
 use crate::cgroup::Own;
+use crate::config::{Auto, Config};
+use crate::confine::Confinement;
 
 /// The root of the container.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Root {
     /// A directory on the host, as the caller named it.
     Directory(CString),
+    /// An overlay over one or more of them.
+    Layered(Layered),
     /// The host's own tree: the entries of `/`, each shown in its own way.
     Host(Vec<HostEntry>),
 }
@@ -63,15 +67,119 @@ pub struct Overlay {
     pub plain_options: CString,
 }
 
-/// `--bind SRC:DST[:ro]`.
+impl Root {
+    /// The directory of the host whose owner must be root inside; none for `host`.
+    #[must_use]
+    pub fn base(&self) -> Option<&CStr> {
+        match self {
+            Self::Directory(path) => Some(path),
+            Self::Layered(layered) => layered.lower.last().map(|layer| layer.path.as_c_str()),
+            Self::Host(_) => None,
+        }
+    }
+
+    /// The trees that are opened as the caller, by their paths: the directory, or every layer.
+    pub fn trees(&self) -> impl Iterator<Item = &CStr> {
+        let (one, layers) = match self {
+            Self::Directory(path) => (Some(path.as_c_str()), None),
+            Self::Layered(layered) => (None, Some(layered)),
+            Self::Host(_) => (None, None),
+        };
+        let layers = layers.into_iter().flat_map(|layered| layered.lower.iter().chain(&layered.upper));
+        one.into_iter().chain(layers.map(|layer| layer.path.as_c_str()))
+    }
+}
+
+/// A root of several layers: an overlay below which a tmpfs or a directory of the host takes what is written.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Bind {
-    /// On the host, as the caller named it.
-    pub source: CString,
+pub struct Layered {
+    /// Directories that are read, the top one first.
+    pub lower: Vec<Layer>,
+    /// The directory in which the upper one and its work directory lie; none: a tmpfs.
+    pub upper: Option<Layer>,
+    /// Mount options with `userxattr` (kernel 5.11 and newer), paths relative to the scratch tmpfs.
+    pub options: CString,
+    /// Mount options without it.
+    pub plain_options: CString,
+}
+
+/// A directory of the host and the name of its mount point in the scratch tmpfs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// On the host.
+    pub path: CString,
+    /// In the scratch tmpfs.
+    pub name: CString,
+}
+
+/// Layers at most: the child keeps their descriptors in an array.
+pub const MAX_LAYERS: usize = 16;
+
+/// A mount beside those that every container has: `--bind`, or a line of `lxc.mount.entry`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mounting {
+    /// What is mounted.
+    pub source: Source,
     /// Below the root, without a leading slash; every prefix of it in turn, the whole last.
     pub target: Vec<PathStep>,
-    /// Whether nothing can be written through it.
-    pub read_only: bool,
+    /// MOUNT_ATTR_ bits.
+    pub attributes: u32,
+    /// MS_PRIVATE and its kin, or 0.
+    pub propagation: u64,
+    /// Whether a mount point that is missing is made.
+    pub create: Create,
+    /// Whether the start goes on without it when it fails.
+    pub optional: bool,
+}
+
+/// See [`Mounting`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file or directory of the host, as the caller named it.
+    Bind {
+        /// Its path.
+        path: CString,
+        /// With all that is mounted below it.
+        recursive: bool,
+    },
+    /// One of the container, by its path there.
+    Inside {
+        /// Its path.
+        path: CString,
+        /// With all that is mounted below it.
+        recursive: bool,
+    },
+    /// A file system of its own.
+    FileSystem {
+        /// Its type.
+        kind: CString,
+        /// Options with their values, the source among them.
+        options: Vec<(CString, Option<CString>)>,
+    },
+}
+
+/// How a mount point is made that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Create {
+    /// Not at all.
+    No,
+    /// As a directory.
+    Directory,
+    /// As an empty file.
+    File,
+    /// As what is mounted on it.
+    LikeSource,
+}
+
+/// What is written to a file of the container's own /proc before its command is there: `lxc.sysctl.*`, `lxc.proc.*`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The file, relative to /proc.
+    pub file: CString,
+    /// The bytes.
+    pub value: CString,
+    /// Key and place, for messages.
+    pub key: CString,
 }
 
 /// One prefix of a path below the root.
@@ -107,8 +215,30 @@ pub struct Plan {
     pub cards: Vec<Card>,
     /// The cgroups to make a leaf in for the container.
     pub own_cgroup: Own,
-    /// Bind mounts in the order given.
-    pub binds: Vec<Bind>,
+    /// `lxc.cgroup.*` and `lxc.cgroup2.*` as limits of cgdelegate's: KEY=VALUE.
+    pub limits: Vec<String>,
+    /// More mounts in the order given, at most [`MAX_MOUNTS`].
+    pub mounts: Vec<Mounting>,
+    /// MOUNT_ATTR_ bits of the rootfs beside `read_only`.
+    pub root_attributes: u32,
+    /// How /proc is shown.
+    pub proc: Auto,
+    /// How /sys is shown.
+    pub sys: Auto,
+    /// Whether /sys/fs/cgroup gets the cgroup2 hierarchy. Without, init mounts what it wants, or nothing does.
+    pub cgroup2: bool,
+    /// Written to /proc.
+    pub written: Vec<Written>,
+    /// Terminals /dev/tty1 and on.
+    pub ttys: u32,
+    /// Mount options of /dev/pts.
+    pub devpts: CString,
+    /// What the command may not do.
+    pub confinement: Confinement,
+    /// The configuration that all this came from; it says as well how the container is stopped, logged and started again.
+    pub config: Config,
+    /// The file of it.
+    pub config_file: Option<std::path::PathBuf>,
     /// Host name inside.
     pub hostname: CString,
     /// Working directory inside.
@@ -125,7 +255,7 @@ pub struct Plan {
     pub home: Option<CString>,
     /// Whether the map has no more than the caller's own ids: setgroups(2) is denied then, and there is no gid 5.
     pub single_id: bool,
-    /// Whether the command is the rootfs's init: it gets no controlling terminal.
+    /// Whether the command is the rootfs's init: it gets no controlling terminal, and a /proc/cmdline of its own.
     pub init: bool,
     /// Whether the child waits for `go` after its network namespace is there, and reports it (`spawn hold`, `--net`).
     pub held: bool,
@@ -133,8 +263,12 @@ pub struct Plan {
     pub ignored_signals: u64,
 }
 
-/// Bind mounts at most: the child keeps their descriptors in an array.
-pub const MAX_BINDS: usize = 64;
+/// Mounts beside those that every container has, at most: the child keeps their descriptors in an array.
+pub const MAX_MOUNTS: usize = 128;
+
+/// What an init finds in /proc/cmdline in place of the host's words, some of which it would obey: `single`, a runlevel,
+/// `init=`. No file system is checked, no module loaded, and the root is writable.
+pub const COMMAND_LINE: &CStr = c"fastboot nomodules noreadonlyroot\n";
 
 /// The directories in which a command without a slash is looked for, inside.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -156,6 +290,10 @@ pub const NODES: [Node; 6] = [
     Node { name: c"urandom", path: c"/dev/urandom" },
     Node { name: c"tty", path: c"/dev/tty" },
 ];
+
+/// The names of the terminals that `lxc.tty.max` can ask for, in /dev.
+pub const TERMINALS: [&CStr; 12] =
+    [c"tty1", c"tty2", c"tty3", c"tty4", c"tty5", c"tty6", c"tty7", c"tty8", c"tty9", c"tty10", c"tty11", c"tty12"];
 
 /// The links of /dev: name and content.
 pub const LINKS: [(&CStr, &CStr); 5] = [

@@ -1,7 +1,8 @@
 //! What the child tells its parent, through one SOCK_SEQPACKET pair that closes at the exec.
 //!
 //! The parent sends one word: [`MAPPED`], [`GO`] (with the command's three standard descriptors). The child sends
-//! [`NETWORK`], [`CONSOLE`] (with the master and the slave of /dev/console), [`EXEC`] as the last word before its
+//! [`NETWORK`], [`CONSOLE`] (with the master and the slave of /dev/console), [`TTY`] for each of /dev/tty1 and on (with
+//! its master), [`EXEC`] as the last word before its
 //! exec, and [`FAILED`] with the step, the errno and the object. End of file after [`EXEC`] means that the exec
 //! worked; without it, that the child died. End of file on the child's side means abort.
 
@@ -22,6 +23,8 @@ pub const GO: u8 = b'g';
 pub const NETWORK: u8 = b'n';
 /// The console's two ends come with this.
 pub const CONSOLE: u8 = b'c';
+/// The master of the next of /dev/tty1, /dev/tty2... comes with this.
+pub const TTY: u8 = b't';
 /// The next thing is the exec.
 pub const EXEC: u8 = b'x';
 /// A step failed.
@@ -56,6 +59,8 @@ pub enum Step {
     Card,
     /// its hardware address
     CardMac,
+    /// its MTU
+    CardMtu,
     /// bringing it up
     CardUp,
     /// an address of it
@@ -66,6 +71,8 @@ pub enum Step {
     Cgroup,
     /// attaching the root
     AttachRoot,
+    /// an overlay as the root: object is its base
+    Layers,
     /// a part of the tree of `host`
     HostTree,
     /// resolving or making a mount point in the rootfs
@@ -78,8 +85,14 @@ pub enum Step {
     Console,
     /// mask or read-only path
     Protect,
-    /// attaching a bind mount
+    /// attaching a bind mount, or a file system of the configuration's
     Bind,
+    /// writing to a file of /proc
+    Write,
+    /// capabilities, seccomp, keyring
+    Confine,
+    /// a resource limit
+    Limit,
     /// making a tree read-only
     ReadOnly,
     /// pivot_root
@@ -97,7 +110,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 30] = [
+    const ALL: [Self; 35] = [
         Self::Guard,
         Self::Namespaces,
         Self::Private,
@@ -109,11 +122,13 @@ impl Step {
         Self::Loopback,
         Self::Card,
         Self::CardMac,
+        Self::CardMtu,
         Self::CardUp,
         Self::Address,
         Self::Route,
         Self::Cgroup,
         Self::AttachRoot,
+        Self::Layers,
         Self::HostTree,
         Self::MountPoint,
         Self::Mount,
@@ -121,6 +136,9 @@ impl Step {
         Self::Console,
         Self::Protect,
         Self::Bind,
+        Self::Write,
+        Self::Confine,
+        Self::Limit,
         Self::ReadOnly,
         Self::Pivot,
         Self::Workdir,

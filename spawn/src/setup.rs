@@ -15,10 +15,13 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::card;
+use crate::config::Auto;
 use crate::devices;
 use crate::explain;
 use crate::identity::{self, Identity};
-use crate::plan::{self, Bind, HostEntry, Overlay, Plan, Root, Shown};
+use crate::layers;
+use crate::mounting;
+use crate::plan::{self, HostEntry, Overlay, Plan, Root, Shown};
 use crate::report::{self, Step, Try, at};
 use crate::resolve::open_in_root;
 use crate::sys;
@@ -55,13 +58,15 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
     sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC).map_err(at(Step::Namespaces, c""))?;
     sys::mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None).map_err(at(Step::Private, c"/"))?;
     // Still the caller: whatever he can reach, a directory below a 0700 home too, is opened now.
-    let tree = match &plan.root {
-        Root::Directory(path) => sys::clone_tree(libc::AT_FDCWD, path).map_err(at(Step::OpenRoot, path))?,
-        Root::Host(_) => -1,
-    };
-    let mut sources = [-1; plan::MAX_BINDS];
-    for (slot, bind) in sources.iter_mut().zip(&plan.binds) {
-        *slot = sys::clone_tree(libc::AT_FDCWD, &bind.source).map_err(at(Step::OpenBind, &bind.source))?;
+    let mut trees = [-1; plan::MAX_LAYERS];
+    for (slot, path) in trees.iter_mut().zip(plan.root.trees()) {
+        // A layer of an overlay is one mount.
+        let recursive = matches!(plan.root, Root::Directory(_));
+        *slot = sys::clone_mounts(libc::AT_FDCWD, path, recursive).map_err(at(Step::OpenRoot, path))?;
+    }
+    let mut sources = [-1; plan::MAX_MOUNTS];
+    for (slot, mounting) in sources.iter_mut().zip(&plan.mounts) {
+        *slot = mounting::open_source(mounting)?;
     }
     sys::set_hostname(&plan.hostname).map_err(at(Step::Hostname, &plan.hostname))?;
 
@@ -86,23 +91,28 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
     sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::Cgroup, c""))?;
 
     let root = match &plan.root {
-        Root::Directory(path) => attach_directory(plan, tree, path)?,
+        Root::Directory(path) => attach_directory(plan, trees[0], path)?,
+        Root::Layered(layered) => {
+            let root = layers::build(layered, &trees)?;
+            protect_layers(plan, root)?;
+            root
+        }
         Root::Host(entries) => build_host_tree(plan, entries)?,
     };
-    mount_proc(root)?;
-    mount_sys(root)?;
-    let (master, slave) = devices::mount_dev(plan, root)?;
+    let proc = mount_proc(plan, root)?;
+    mount_sys(plan, root)?;
+    let (master, slave) = devices::mount_dev(plan, root, proc, channel)?;
     sys::send_message(channel, &[report::CONSOLE], &[master, slave]).map_err(at(Step::Channel, c""))?;
     mount_run(root)?;
-    for (bind, source) in plan.binds.iter().zip(sources) {
-        attach_bind(root, bind, source)?;
+    for (mounting, source) in plan.mounts.iter().zip(sources) {
+        mounting::attach(root, mounting, source)?;
     }
     if matches!(plan.root, Root::Host(_)) && plan.read_only {
-        remount_read_only(root).map_err(at(Step::ReadOnly, c"/"))?;
+        remount(root, sys::MOUNT_ATTR_RDONLY).map_err(at(Step::ReadOnly, c"/"))?;
     }
     sys::change_directory_to(root).map_err(at(Step::Pivot, c"/"))?;
     sys::pivot_root_here().map_err(at(Step::Pivot, c"/"))?;
-    if matches!(plan.root, Root::Host(_)) {
+    if !matches!(plan.root, Root::Directory(_)) {
         // The scratch tmpfs still lies over the old root, which is what `.` means next.
         sys::detach(c".").map_err(at(Step::Pivot, c"/"))?;
     }
@@ -144,13 +154,26 @@ fn make_network<'a>() -> Try<'a> {
 
 fn attach_directory<'a>(plan: &Plan, tree: RawFd, path: &'a CStr) -> Try<'a, RawFd> {
     // Before it is attached, with all that is mounted below it; nothing is written in it, no mount point either.
-    let late = plan.read_only && !read_only_tree(tree).map_err(at(Step::ReadOnly, path))?;
+    let attributes = root_attributes(plan);
+    let late = attributes != 0 && !change_attributes(tree, attributes, true).map_err(at(Step::ReadOnly, path))?;
     // `/` always exists. What hangs on it is seen by nobody: lookups of `/` start below it.
     sys::attach_at(tree, libc::AT_FDCWD, c"/").map_err(at(Step::AttachRoot, path))?;
     if late {
-        remount_read_only(tree).map_err(at(Step::ReadOnly, path))?;
+        remount(tree, attributes).map_err(at(Step::ReadOnly, path))?;
     }
     Ok(tree)
+}
+
+fn root_attributes(plan: &Plan) -> u32 {
+    plan.root_attributes | if plan.read_only { sys::MOUNT_ATTR_RDONLY } else { 0 }
+}
+
+fn protect_layers<'a>(plan: &Plan, root: RawFd) -> Try<'a> {
+    let attributes = root_attributes(plan);
+    if attributes != 0 && !change_attributes(root, attributes, false).map_err(at(Step::ReadOnly, c"/"))? {
+        remount(root, attributes).map_err(at(Step::ReadOnly, c"/"))?;
+    }
+    Ok(())
 }
 
 /// A tmpfs that holds the upper directories, and in it the new root: one overlay, bind or link for each entry of the
@@ -226,26 +249,40 @@ fn show_without_overlay(root: RawFd, entry: &HostEntry, overlay: &Overlay) -> sy
 
 fn bind_read_only(root: RawFd, entry: &HostEntry) -> sys::Call<()> {
     let tree = sys::clone_tree(libc::AT_FDCWD, &entry.path)?;
-    let done = read_only_tree(tree)?;
+    let done = change_attributes(tree, sys::MOUNT_ATTR_RDONLY, true)?;
     sys::attach_at(tree, root, &entry.name)?;
-    if done { Ok(()) } else { remount_read_only(tree) }
+    if done { Ok(()) } else { remount(tree, sys::MOUNT_ATTR_RDONLY) }
 }
 
-/// Makes a detached tree read-only with all that is mounted below it. `false` where the kernel has no
-/// mount_setattr(2) (before 5.12): then [`remount_read_only`] has to follow once the tree is attached, and what is
-/// mounted below keeps its own flags.
-fn read_only_tree(tree: RawFd) -> sys::Call<bool> {
-    match sys::set_mount_attributes(tree, sys::MOUNT_ATTR_RDONLY, true) {
+/// Gives a mount MOUNT_ATTR_ bits more, with all that is mounted below it if `recursive`. `false` where the kernel has no
+/// mount_setattr(2) (before 5.12): then [`remount`] has to follow once the tree is attached, and what is mounted below
+/// keeps its own flags.
+///
+/// # Errors
+/// The errno of mount_setattr(2).
+pub fn change_attributes(tree: RawFd, attributes: u32, recursive: bool) -> sys::Call<bool> {
+    match sys::set_mount_attributes(tree, attributes, recursive) {
         Err(Errno::ENOSYS) => Ok(false),
         result => result.map(|()| true),
     }
 }
 
-/// mount(2) with MS_REMOUNT and MS_BIND on the mount itself: the flags that it has, and MS_RDONLY. Flags that the
-/// host's namespace has locked must be named again, or it is EPERM.
-fn remount_read_only(tree: RawFd) -> sys::Call<()> {
+/// mount(2) with MS_REMOUNT and MS_BIND on the mount itself: the flags that it has, and those of the MOUNT_ATTR_ bits.
+/// Flags that the host's namespace has locked must be named again, or it is EPERM.
+///
+/// # Errors
+/// The errno of mount(2).
+pub fn remount(tree: RawFd, attributes: u32) -> sys::Call<()> {
     const KEPT: u64 = libc::ST_NOSUID | libc::ST_NODEV | libc::ST_NOEXEC | libc::ST_NOATIME | libc::ST_NODIRATIME;
-    let mut flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+    // The four lowest bits have the same values as MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC.
+    let mut flags = libc::MS_REMOUNT | libc::MS_BIND | u64::from(attributes & 0xf);
+    for (attribute, flag) in [
+        (sys::MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
+        (sys::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
+        (sys::MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
+    ] {
+        flags |= if attributes & attribute != 0 { flag } else { 0 };
+    }
     // ST_ and MS_ bits have the same values for these five; ST_RELATIME is 4096, MS_RELATIME 1 << 21 and the default.
     flags |= sys::mount_flags(tree)? & KEPT;
     // By descriptor; it allocates, which is sound here (see resolve::walk) and happens on old kernels alone.
@@ -266,7 +303,8 @@ pub fn mount_point<'a>(root: RawFd, path: &'a CStr) -> Try<'a, RawFd> {
     }
 }
 
-fn mount_proc<'a>(root: RawFd) -> Try<'a> {
+/// Mounts /proc and returns its descriptor.
+fn mount_proc(plan: &Plan, root: RawFd) -> Try<'_, RawFd> {
     let protect = |object| at(Step::Protect, object);
     let target = mount_point(root, c"proc")?;
     let proc = sys::new_file_system(c"proc", &[], PLAIN_ATTRIBUTES).map_err(at(Step::Mount, c"/proc"))?;
@@ -274,7 +312,9 @@ fn mount_proc<'a>(root: RawFd) -> Try<'a> {
     // From here on relative to the procfs that was made above: whatever becomes of the rootfs meanwhile, these paths
     // lead into it and into nothing else.
     sys::change_directory_to(proc).map_err(protect(c"/proc"))?;
-    for path in plan::PROC_READ_ONLY {
+    write_settings(plan, proc)?;
+    let read_only = if plan.proc == Auto::Writable { &[][..] } else { &plan::PROC_READ_ONLY[..] };
+    for path in read_only {
         match sys::mount(Some(path), path, None, libc::MS_BIND, None) {
             Err(Errno::ENOENT) => continue, // not every kernel has each of them
             result => result.map_err(protect(path))?,
@@ -282,14 +322,34 @@ fn mount_proc<'a>(root: RawFd) -> Try<'a> {
         let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | PLAIN;
         sys::mount(None, path, None, flags, None).map_err(protect(path))?;
     }
-    keep_writable(plan::PROC_WRITABLE)?;
+    if !read_only.is_empty() {
+        keep_writable(plan::PROC_WRITABLE)?;
+    }
     for path in plan::PROC_MASKED_FILES {
         match sys::mount(Some(c"/dev/null"), path, None, libc::MS_BIND, None) {
             Err(Errno::ENOENT) => {}
             result => result.map_err(protect(path))?,
         }
     }
-    Ok(())
+    Ok(proc)
+}
+
+/// `lxc.sysctl.*` and `lxc.proc.*`, below the procfs that was just made and that nobody else can mount on: a false /proc
+/// in the rootfs gets nothing (CVE-2019-19921). No link is followed at the end.
+fn write_settings(plan: &Plan, proc: RawFd) -> Try<'_> {
+    if plan.written.is_empty() {
+        return Ok(());
+    }
+    // Files of a process that is not dumpable belong to the host's root.
+    sys::set_dumpable(true).map_err(at(Step::Guard, c""))?;
+    for written in &plan.written {
+        let write = || {
+            let file = sys::open_at(proc, &written.file, libc::O_WRONLY | libc::O_NOFOLLOW)?;
+            sys::write_once(file, written.value.as_bytes())
+        };
+        write().map_err(at(Step::Write, &written.key))?;
+    }
+    sys::set_dumpable(false).map_err(at(Step::Guard, c""))
 }
 
 fn keep_writable<'a>(path: &'a CStr) -> Try<'a> {
@@ -301,18 +361,26 @@ fn keep_writable<'a>(path: &'a CStr) -> Try<'a> {
     }
 }
 
-fn mount_sys<'a>(root: RawFd) -> Try<'a> {
+fn mount_sys(plan: &Plan, root: RawFd) -> Try<'_> {
     let target = mount_point(root, c"sys")?;
-    let attributes = PLAIN_ATTRIBUTES | sys::MOUNT_ATTR_RDONLY;
+    let writable = plan.sys == Auto::Writable;
+    let attributes = PLAIN_ATTRIBUTES | if writable { 0 } else { sys::MOUNT_ATTR_RDONLY };
     let sysfs = sys::new_file_system(c"sysfs", &[], attributes).map_err(at(Step::Mount, c"/sys"))?;
     sys::attach(sysfs, target).map_err(at(Step::Mount, c"/sys"))?;
     sys::change_directory_to(sysfs).map_err(at(Step::Protect, c"/sys"))?;
-    keep_writable(plan::SYS_WRITABLE)?;
+    if plan.sys == Auto::Mixed {
+        keep_writable(plan::SYS_WRITABLE)?;
+    }
     for path in plan::SYS_MASKED_DIRECTORIES {
         match sys::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), libc::MS_RDONLY | PLAIN, Some(c"size=4k,mode=0555")) {
             Err(Errno::ENOENT) => {}
             result => result.map_err(at(Step::Protect, path))?,
         }
+    }
+    if plan.cgroup2 {
+        let stop = || at(Step::Mount, c"/sys/fs/cgroup");
+        let cgroup = sys::new_file_system(c"cgroup2", &[], PLAIN_ATTRIBUTES).map_err(stop())?;
+        sys::attach_at(cgroup, sysfs, c"fs/cgroup").map_err(stop())?;
     }
     Ok(())
 }
@@ -322,39 +390,6 @@ fn mount_run<'a>(root: RawFd) -> Try<'a> {
     sys::change_directory_to(target).map_err(at(Step::Mount, c"/run"))?;
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
     sys::mount(Some(c"tmpfs"), c".", Some(c"tmpfs"), flags, Some(c"mode=0755")).map_err(at(Step::Mount, c"/run"))
-}
-
-/// Attaches one `--bind`; its mount point is made when it is missing.
-fn attach_bind(root: RawFd, bind: &Bind, source: RawFd) -> Try<'_> {
-    let Some(whole) = bind.target.last() else {
-        return Err(at(Step::Bind, c"/")(Errno::EINVAL));
-    };
-    let directory = sys::file_type(source).map_err(at(Step::Bind, &bind.source))? == libc::S_IFDIR;
-    let mut parent = root;
-    let mut target = open_in_root(root, &whole.prefix, 0);
-    if target == Err(Errno::ENOENT) {
-        for step in &bind.target {
-            let stop = || at(Step::MountPoint, &step.prefix);
-            target = open_in_root(root, &step.prefix, 0);
-            if target == Err(Errno::ENOENT) {
-                let last = core::ptr::eq(step, whole);
-                if last && !directory {
-                    sys::make_file(parent, &step.last, 0o644).map_err(stop())?;
-                } else {
-                    sys::make_directory(parent, &step.last, 0o755).map_err(stop())?;
-                }
-                target = open_in_root(root, &step.prefix, 0);
-            }
-            parent = target.map_err(stop())?;
-        }
-    }
-    let target = target.map_err(at(Step::MountPoint, &whole.prefix))?;
-    let late = bind.read_only && !read_only_tree(source).map_err(at(Step::ReadOnly, &whole.prefix))?;
-    sys::attach(source, target).map_err(at(Step::Bind, &whole.prefix))?;
-    if late {
-        remount_read_only(source).map_err(at(Step::ReadOnly, &whole.prefix))?;
-    }
-    Ok(())
 }
 
 /// The last part, inside the new root: session, terminal, user, working directory, exec.
@@ -385,6 +420,7 @@ pub fn start_command<'a>(
             sys::duplicate_to(from, fd).map_err(stdio(c"standard descriptors"))?;
         }
     }
+    plan.confinement.apply()?;
     let identity = match identity::find(&plan.user) {
         Ok(identity) => identity,
         Err(more) => return Err(report::Stop { step: Step::User, errno: Errno::ENOENT, object: c"/etc/passwd", more }),
@@ -408,6 +444,7 @@ pub fn start_command<'a>(
         let _ = sys::default_signal(signal);
     }
     sys::unblock_signals().map_err(stdio(c"signal mask"))?;
+    plan.confinement.seal()?;
     sys::send_message(channel, &[report::EXEC], &[]).map_err(at(Step::Channel, c""))?;
     let mut found = Errno::ENOENT;
     let mut tried = plan.candidates.first();

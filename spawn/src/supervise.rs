@@ -100,6 +100,8 @@ pub struct Supervisor {
     stdio: Stdio,
     signals: Signals,
     console: Option<Console>,
+    /// The masters of /dev/tty1 and on.
+    ttys: Vec<OwnedFd>,
     client: Option<Client>,
     state: State,
     /// Whether the child may still say something.
@@ -164,6 +166,7 @@ impl Supervisor {
             stdio,
             signals,
             console: None,
+            ttys: Vec::new(),
             client,
             state: State::Starting,
             open: true,
@@ -326,6 +329,8 @@ impl Supervisor {
                 return false;
             }
             Some(&report::CONSOLE) => self.connect(master, slave),
+            // Kept open: a getty on a terminal whose master is gone would be started again for ever.
+            Some(&report::TTY) => self.ttys.extend(master),
             Some(&report::EXEC) => self.state = State::Executing,
             Some(&report::FAILED) => {
                 self.failure = report::parse(message).map(|report| explain::child_failure(&report));

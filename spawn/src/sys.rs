@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+pub use crate::confinement::sys::*;
 pub use crate::mounts::sys::*;
 pub use crate::sockets::sys::*;
 
@@ -298,6 +299,25 @@ pub fn change_owner(fd: RawFd, uid: u32) -> Call<()> {
 pub fn make_directory(directory: RawFd, path: &CStr, mode: u32) -> Call<()> {
     // SAFETY: the string ends in NUL.
     check(unsafe { libc::syscall(libc::SYS_mkdirat, directory, path.as_ptr(), mode) }).map(drop)
+}
+
+/// unlinkat(2).
+///
+/// # Errors
+/// Its errno.
+pub fn remove_file(directory: RawFd, path: &CStr) -> Call<()> {
+    // SAFETY: the string ends in NUL.
+    check(unsafe { libc::syscall(libc::SYS_unlinkat, directory, path.as_ptr(), 0) }).map(drop)
+}
+
+/// write(2) of all of `bytes` at once, as files of /proc want it.
+///
+/// # Errors
+/// Its errno; EIO when less was taken.
+pub fn write_once(fd: RawFd, bytes: &[u8]) -> Call<()> {
+    // SAFETY: pointer and length belong together.
+    let taken = check(unsafe { libc::syscall(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) })?;
+    if usize::try_from(taken) == Ok(bytes.len()) { Ok(()) } else { Err(Errno::EIO) }
 }
 
 /// mknodat(2) of an empty regular file.

@@ -208,13 +208,15 @@ fn write(pid: i32, maps: &Maps) -> Result<(), Failure> {
     result
 }
 
-/// The first file of this name in PATH that may be executed, as an absolute path.
+/// The first file of this name in PATH that may be executed, as an absolute path; then one beside this program, which is
+/// where a package keeps the suite's own, and the system's.
 fn program(name: &str) -> Option<PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "this program has no privilege, and finding the helpers is its job")]
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let runnable = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0);
-    let found = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(runnable);
-    found.or_else(|| Some(PathBuf::from("/usr/bin").join(name)).filter(runnable))
+    let own = std::env::current_exe().ok().and_then(|own| own.parent().map(PathBuf::from));
+    let places = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
+    places.chain(own).chain([PathBuf::from("/usr/bin")]).map(|dir| dir.join(name)).find(runnable)
 }
 
 /// A stage of a container start; userns-handoff(7) is the contract.

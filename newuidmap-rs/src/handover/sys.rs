@@ -176,12 +176,71 @@ pub fn exec(program: &CStr, arguments: &[CString], environment: &[CString]) -> E
     Errno::last()
 }
 
-/// A detached mount of the v1 hierarchy `name=NAME`, which is made when it does not exist: the descriptor of its top,
-/// close-on-exec. Nobody else sees the mount, and closing the descriptor unmounts it (fsopen(2), from Linux 5.2 on).
+/// A mount of the v1 hierarchy `name=NAME`, which is made when it does not exist: the descriptor of its top,
+/// close-on-exec. Nobody else sees the mount, and closing the descriptor unmounts it (fsopen(2), from Linux 5.2 on; before,
+/// a mount on the directory `at` in a mount namespace that ends at once).
 ///
 /// # Errors
-/// ENOSYS before Linux 5.2; ENOENT when the kernel was started with cgroup_no_v1=named; EPERM without CAP_SYS_ADMIN.
-pub fn mount_named_hierarchy(name: &CStr) -> Result<OwnedFd, Errno> {
+/// ENOENT when the kernel was started with cgroup_no_v1=named; ENODEV without cgroup v1; EPERM without CAP_SYS_ADMIN.
+pub fn mount_named_hierarchy(name: &CStr, at: &CStr) -> Result<OwnedFd, Errno> {
+    match mount_detached(name) {
+        Err(Errno::ENOSYS) => mount_in_a_namespace(name, at),
+        other => other,
+    }
+}
+
+/// A child that shares this process's descriptors, but nothing else, mounts the hierarchy in a mount namespace of its own
+/// and puts the descriptor of its top in the place of one that was opened before. The mount namespace ends with the child;
+/// the mount lives on by the descriptor.
+fn mount_in_a_namespace(name: &CStr, at: &CStr) -> Result<OwnedFd, Errno> {
+    let options = CString::new([b"none,name=", name.to_bytes()].concat()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: a NUL-terminated string and flags.
+    let place = unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    let place = owned(Errno::result(place)?.into())?;
+    let flags = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: as fork(2): this process has one thread, and the child makes system calls alone and ends.
+    let child = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+    if child == 0 {
+        let mount = |source: &CStr, target: &CStr, kind: *const libc::c_char, flags, data: *const libc::c_char| {
+            // SAFETY: each pointer is null or a NUL-terminated string that outlives the call.
+            unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, data.cast()) }
+        };
+        // SAFETY: a number.
+        let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0;
+        let attributes = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        let mounted = unshared
+            && mount(c"none", c"/", core::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, core::ptr::null()) == 0
+            && mount(c"none", at, c"cgroup".as_ptr(), attributes, options.as_ptr()) == 0;
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        // SAFETY: a NUL-terminated string and flags.
+        let top = if mounted { unsafe { libc::open(at.as_ptr(), flags) } } else { -1 };
+        // SAFETY: numbers; the parent waits for this child before it looks at the descriptor.
+        let placed = top >= 0 && unsafe { libc::dup3(top, place.as_raw_fd(), libc::O_CLOEXEC) } >= 0;
+        let errno = if placed { 0 } else { Errno::last_raw() };
+        // SAFETY: numbers; the descriptors are shared, so this one would stay open in the parent.
+        unsafe {
+            libc::close(top);
+            libc::_exit(errno)
+        }
+    }
+    let mut status = 0;
+    loop {
+        // SAFETY: a whole int that the kernel fills.
+        let waited = unsafe { libc::syscall(libc::SYS_wait4, child, &raw mut status, 0, 0) };
+        match Errno::result(waited) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+            Ok(_) => break,
+        }
+    }
+    match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
+        (true, 0) => Ok(place),
+        (true, errno) => Err(Errno::from_raw(errno)),
+        _ => Err(Errno::EINTR),
+    }
+}
+
+fn mount_detached(name: &CStr) -> Result<OwnedFd, Errno> {
     const FSOPEN_CLOEXEC: libc::c_int = 1;
     const FSMOUNT_CLOEXEC: libc::c_int = 1;
     const SET_FLAG: libc::c_int = 0;

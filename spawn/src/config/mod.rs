@@ -248,7 +248,8 @@ pub struct Config {
     pub keeps_keyring: bool,
     /// What is left out, one line each.
     pub warnings: Vec<String>,
-    warned: Vec<&'static str>,
+    /// The keys and families that a warning stands for.
+    pub warned: Vec<&'static str>,
 }
 
 /// Keys that are left out because nothing is lost by it, with what is said about it. A key that ends in a dot stands
@@ -460,7 +461,8 @@ impl Config {
             let file = name.split('.').map(|part| part.replace('/', ".")).collect::<Vec<_>>().join("/");
             write(&mut self.sysctls, file, value, origin)?;
         } else if let Some(name) = family("lxc.proc.") {
-            write(&mut self.procs, name.replace('.', "/"), value, origin)?;
+            // A file of /proc/PID itself: a directory of it may be a link to anywhere.
+            write(&mut self.procs, name.to_owned(), value, origin)?;
         } else if let Some(rest) = family("lxc.net.") {
             self.net(rest, value, origin)?;
         } else if let Some(file) = family("lxc.cgroup2.") {

@@ -87,7 +87,7 @@ fn plan(options: &Exec, record: &Record) -> Outcome<Plan> {
     of_run.net.clear();
     of_run.env.clone_from(&options.env);
     of_run.user.clone_from(&options.user);
-    of_run.workdir.clone_from(&options.workdir);
+    of_run.workdir = Some(options.workdir.clone());
     of_run.command.clone_from(&options.command);
     if of_run.command.is_empty() {
         of_run.command = vec!["/bin/sh".into(), "-l".into()];

@@ -24,7 +24,7 @@ use crate::cgroup::{Kept, Remains};
 use crate::child::Child;
 use crate::cli::Options;
 use crate::failure::{Failure, OWN_FAILURE, Outcome};
-use crate::plan::{Plan, Root};
+use crate::plan::Plan;
 use crate::state::{self, Claim, Denied, Origin, Phase, Record};
 use ring::Ring;
 use server::{Server, View, Wish};
@@ -146,13 +146,19 @@ impl Life {
         record.detached = self.is_detached();
         record.init = plan.init;
         record.single_id = plan.single_id;
-        record.rootfs = match &plan.root {
-            Root::Host(_) => "host".to_owned(),
-            Root::Directory(path) => {
-                let path = Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
+        record.rootfs = match plan.root.base() {
+            None => "host".to_owned(),
+            Some(path) => {
+                let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
                 std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
             }
         };
+        record.halt = plan.config.signals.halt;
+        record.config = plan
+            .config_file
+            .as_ref()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned());
+        record.digest = record.config.as_deref().and_then(list::digest);
         record.command = plan.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         record.log = options
             .background

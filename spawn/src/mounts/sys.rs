@@ -20,6 +20,7 @@ const MOVE_MOUNT_F_EMPTY_PATH: c_int = 0x04;
 const MOVE_MOUNT_T_EMPTY_PATH: c_int = 0x40;
 const FSOPEN_CLOEXEC: c_int = 1;
 const FSMOUNT_CLOEXEC: c_int = 1;
+const FSCONFIG_SET_FLAG: c_int = 0;
 const FSCONFIG_SET_STRING: c_int = 1;
 const FSCONFIG_CMD_CREATE: c_int = 6;
 
@@ -90,7 +91,19 @@ pub fn mount_flags(fd: RawFd) -> Call<c_ulong> {
 /// # Errors
 /// Its errno; EINVAL when `directory` was opened in another mount namespace.
 pub fn clone_tree(directory: RawFd, path: &CStr) -> Call<RawFd> {
-    let mut flags = OPEN_TREE_CLONE | AT_RECURSIVE | libc::O_CLOEXEC;
+    clone_mounts(directory, path, true)
+}
+
+/// open_tree(2) with OPEN_TREE_CLONE: a detached copy of the mount at `path`, with those below it if `recursive`.
+///
+/// # Errors
+/// Its errno; EINVAL when `directory` was opened in another mount namespace, or when not all is copied and something
+/// below is mounted there that a more privileged namespace has mounted.
+pub fn clone_mounts(directory: RawFd, path: &CStr, recursive: bool) -> Call<RawFd> {
+    let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC;
+    if recursive {
+        flags |= AT_RECURSIVE;
+    }
     if path.is_empty() {
         flags |= libc::AT_EMPTY_PATH;
     }
@@ -138,15 +151,26 @@ pub fn set_mount_attributes(tree: RawFd, set: u32, recursive: bool) -> Call<()> 
 /// # Errors
 /// The errno of the call that failed; ENOSYS on kernels before 5.2.
 pub fn new_file_system(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u32) -> Call<RawFd> {
+    new_file_system_of(kind, options.iter().map(|(key, value)| (*key, Some(*value))), attributes)
+}
+
+/// [`new_file_system`] with options of which some have no value.
+///
+/// # Errors
+/// As there.
+pub fn new_file_system_of<'a>(
+    kind: &CStr,
+    options: impl Iterator<Item = (&'a CStr, Option<&'a CStr>)>,
+    attributes: u32,
+) -> Call<RawFd> {
+    let null = core::ptr::null::<c_char>();
     // SAFETY: the string ends in NUL.
     let context = check_fd(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
     for (key, value) in options {
-        // SAFETY: both strings end in NUL.
-        check(unsafe {
-            libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
-        })?;
+        let (command, value) = value.map_or((FSCONFIG_SET_FLAG, null), |value| (FSCONFIG_SET_STRING, value.as_ptr()));
+        // SAFETY: both strings end in NUL; the command for a flag takes NULL.
+        check(unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key.as_ptr(), value, 0) })?;
     }
-    let null = core::ptr::null::<c_char>();
     // SAFETY: this command takes no strings.
     check(unsafe { libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, null, null, 0) })?;
     // SAFETY: no pointer.

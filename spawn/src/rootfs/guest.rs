@@ -69,7 +69,7 @@ pub struct Guest {
 #[must_use]
 pub fn look(root: &Root) -> Guest {
     let (name, el) = distribution(root);
-    let init = init(root);
+    let init = init_of(root);
     let programs: [&[u8]; 5] =
         [b"sbin/init", b"usr/lib/systemd/systemd", b"lib/systemd/systemd", b"bin/sh", b"bin/bash"];
     let machine = programs.iter().find_map(|path| machine(root, path));
@@ -121,7 +121,9 @@ fn follow(root: &Root, path: &str) -> String {
     path
 }
 
-fn init(root: &Root) -> Init {
+/// The init of a rootfs.
+#[must_use]
+pub fn init_of(root: &Root) -> Init {
     let exists = |path: &str| root.lstat(path.as_bytes()).is_ok();
     let target = follow(root, "/sbin/init");
     let systemd = ["usr/lib/systemd/systemd", "lib/systemd/systemd"].into_iter().any(exists);

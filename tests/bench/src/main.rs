@@ -4,6 +4,7 @@
 //! Prints tables; fails only when a call fails, never for a time.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool whose output is tables")]
 
+mod cgroup;
 mod fixture;
 mod idmap;
 mod measure;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use crate::fixture::Fixture;
 use crate::measure::{Command, Linkage};
 
-const HELP: &str = "usage: bench [--dir DIR] [--scale FACTOR] [idmap] [nic] [spawn]
+const HELP: &str = "usage: bench [--dir DIR] [--scale FACTOR] [idmap] [nic] [cgroup] [spawn]
 
 Times the programs in DIR (target/dist) beside the system's own and prints tables. Without a word, everything.
 Needs root: the programs must be set-user-ID root, and the fixture's /etc files are mounted in a private mount
@@ -46,12 +47,12 @@ fn options() -> Result<Option<Options>, String> {
                 let scale = value.to_str().and_then(|text| text.parse().ok()).filter(|scale| *scale > 0.0);
                 options.scale = scale.ok_or_else(|| format!("--scale {}: a number above 0", value.display()))?;
             }
-            Some(section @ ("idmap" | "nic" | "spawn")) => options.sections.push(section.to_owned()),
+            Some(section @ ("idmap" | "nic" | "cgroup" | "spawn")) => options.sections.push(section.to_owned()),
             _ => return Err(format!("unknown word {}: see --help", word.display())),
         }
     }
     if options.sections.is_empty() {
-        options.sections = ["idmap", "nic", "spawn"].map(str::to_owned).to_vec();
+        options.sections = ["idmap", "nic", "cgroup", "spawn"].map(str::to_owned).to_vec();
     }
     Ok(Some(options))
 }
@@ -90,6 +91,7 @@ fn run(options: &Options) -> io::Result<()> {
         match section.as_str() {
             "idmap" => idmap::run(&fixture, &dir, options.scale)?,
             "nic" => nic::run(&fixture, &dir, options.scale)?,
+            "cgroup" => cgroup::run(&fixture, &dir, options.scale)?,
             _ => spawn::run(&fixture, &dir, options.scale)?,
         }
     }

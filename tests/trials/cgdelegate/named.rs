@@ -8,7 +8,10 @@ pub fn trials() -> Vec<Trial> {
     vec![
         Trial::once("name=NAME is made without a mount that others see, entered, and gone at the end", made),
         Trial::once("on pure v2 a user's container mounts name=systemd writable in its cgroup namespace", container),
-        Trial::once("a kernel without fsopen is told what it lacks", old_kernel),
+        Trial::once(
+            "a kernel without fsopen (before 5.2) does the same, one without named hierarchies is told what it lacks",
+            old_kernel,
+        ),
         Trial::once("a hierarchy with a foreign release agent is not delegated", agent),
     ]
 }
@@ -104,14 +107,29 @@ fn container(world: &mut World) {
 
 fn old_kernel(world: &mut World) {
     let name = name();
-    let cgroups = Cgroups::pure(world, &format!("alice name={name} 2"));
-    for (errno, word) in [(libc::ENOSYS, "Linux 5.2 or newer"), (libc::ENOENT, "cgroup_no_v1=named")] {
-        let outcome = call(world, ALICE, "run x -- true")
+    let (cgroups, _turn) = Cgroups::own_base(world, &format!("alice name={name} 2"));
+    let mut run = |words: &str, errno: i32| {
+        call(world, ALICE, words)
             .as_root(move || tests::sys::without_system_call(libc::SYS_fsopen, errno).expect("seccomp"))
-            .run(world);
-        outcome.assert_code(69, word);
-        assert!(outcome.text().contains(word), "{}", outcome.text());
-    }
+            .run(world)
+    };
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let outcome = run("run x -- cat /proc/self/cgroup /proc/self/mountinfo", libc::ENOSYS);
+    outcome.assert_code(0, "made by a mount in a namespace");
+    assert!(outcome.out().contains(&format!(":name={name}:/cgdelegate/cgd-1001/x\n")), "{}", outcome.out());
+    assert_eq!(outcome.out().matches(&name).count(), 1, "a mount is seen: {}", outcome.out());
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").expect("mountinfo"), mounts, "a mount is seen");
+    let through = run("run x -- ls /proc/self/fd", libc::ENOSYS);
+    let direct = tests::Call::new("/bin/ls").user(ALICE).words("/proc/self/fd");
+    let listed = run("list", libc::ENOSYS);
+    let pruned = run("prune", libc::ENOSYS);
+    assert!(listed.out().contains(&format!("name={name}:/cgdelegate/cgd-1001/x")), "{}", listed.out());
+    pruned.assert_code(0, "prune");
+    let outcome = run("run x -- true", libc::ENOENT);
+    assert_eq!(through.out(), direct.run(world).out(), "a descriptor is handed over");
+    gone(&name);
+    outcome.assert_code(69, "cgroup_no_v1=named");
+    assert!(outcome.text().contains("cgroup_no_v1=named"), "{}", outcome.text());
     assert!(cgroups.directories().is_empty());
 }
 

@@ -1,6 +1,7 @@
 //! `run` hands over what it was given, and no more.
 
 use super::fixture::{Cgroups, alice, call, place, start_sleep};
+use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use std::fs;
@@ -23,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("pure v2: run, limits and a controller for the user to switch on", pure),
         Trial::once("on pure v2 a node whose controllers are on is joined through a leaf", join_leaf),
         Trial::once("delete refuses a living cgroup, and kills it with --kill", delete),
+        Trial::once("a removal that one hierarchy does not allow is no success, and says where", partial),
         Trial::once("delete --kill ends a fork bomb without cgroup.kill as well", fork_bomb),
     ]
 }
@@ -274,6 +276,33 @@ fn delete(world: &mut World) {
     assert_eq!(running.finish(world).signal(), Some(libc::SIGKILL));
     assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
     alice(world, "delete x").assert_code(77, "no such cgroup");
+}
+
+fn partial(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    for word in cgroups.mounted(&["name=systemd", "pids", "v2"]) {
+        alice(world, "create x").assert_silent("create");
+        let node = cgroups.node(word, ALICE, "x");
+        let below = node.join("below");
+        fs::create_dir(&below).expect("mkdir");
+        let target = tests::Target::without_user_namespace(ALICE);
+        fs::write(below.join("cgroup.procs"), target.pid().to_string()).expect("move");
+        let outcome = alice(world, "delete x");
+        outcome.assert_code(75, word);
+        assert!(outcome.text().contains(&format!("process {}", target.pid())), "{}", outcome.text());
+        for other in cgroups.mounted(&["v2", "name=systemd", "pids", "cpuset", "freezer"]) {
+            assert!(cgroups.node(other, ALICE, "x").exists(), "the whole set stays: {word}, {other}");
+        }
+        drop(target);
+        // A directory that cannot be removed, because something is mounted on what is in it.
+        mount(Some("x"), &below, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
+        let outcome = alice(world, "delete x");
+        assert_ne!(outcome.code(), Some(0), "{word}");
+        assert!(outcome.text().contains(&node.display().to_string()), "{word}: {}", outcome.text());
+        nix::mount::umount(&below).expect("umount");
+        alice(world, "delete x").assert_silent("and now it goes");
+        assert!(cgroups.directories().is_empty(), "{word}: {:?}", cgroups.directories());
+    }
 }
 
 fn fork_bomb(world: &mut World) {

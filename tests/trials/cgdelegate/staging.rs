@@ -279,11 +279,18 @@ fn half_way(world: &mut World) {
     let running = call(world, ALICE, &format!("attach x --pid {pid} --controllers -")).start_traced();
     let _ = stop_at_move(&running, pid, 2);
     let _ = end(running, world);
-    alice(world, "prune").assert_code(0, "prune");
+    alice(world, "create keep").assert_silent("its call brings it back");
     assert_eq!(place(pid, "v2"), "/");
+    alice(world, "delete keep").assert_silent("delete");
+    alice(world, "create keep").assert_silent("create");
+    cgroups.configure(world, "alice pids,name=systemd 2");
+    // As a call that was killed between the two would leave it.
+    world.mode(cgroups.node("v2", ALICE, "").join("cgroup.procs"), 0o664);
     alice(world, &format!("attach x --pid {pid}")).assert_silent("and it can be moved again");
+    assert_eq!(owner(&cgroups.node("v2", ALICE, "").join("cgroup.procs")), (0, 0, 0o644));
     assert!(place(pid, "v2").ends_with("/x"));
     drop(target);
+    alice(world, "delete keep").assert_silent("delete");
     alice(world, "prune").assert_code(0, "prune");
     assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
 }

@@ -7,6 +7,7 @@ mod cgroup;
 #[path = "../cgdelegate/fixture.rs"]
 mod cgroups;
 mod command;
+mod config;
 mod container;
 mod escapes;
 mod examples;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let modules = [
         cgroup::trials,
         command::trials,
+        config::trials,
         container::trials,
         escapes::trials,
         examples::trials,

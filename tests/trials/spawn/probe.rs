@@ -53,6 +53,32 @@ pub fn main(words: &[String]) -> ExitCode {
                 }
             }
         }
+        Some("forbidden") => {
+            // The errno of each call that no container may make; without a filter some would be EFAULT or EBADF.
+            for (name, number, arguments) in [
+                ("open_by_handle_at", libc::SYS_open_by_handle_at, [0; 4]),
+                ("init_module", libc::SYS_init_module, [0; 4]),
+                ("finit_module", libc::SYS_finit_module, [u64::MAX, 0, 0, 0]),
+                ("delete_module", libc::SYS_delete_module, [0; 4]),
+                ("kexec_load", libc::SYS_kexec_load, [0; 4]),
+                ("umount2", libc::SYS_umount2, [0, 1, 0, 0]),
+                ("ioctl", libc::SYS_ioctl, [u64::MAX, libc::TIOCSTI, 0, 0]),
+                ("ioctl, more bits", libc::SYS_ioctl, [u64::MAX, libc::TIOCSTI | 1 << 40, 0, 0]),
+                ("ioctl, another", libc::SYS_ioctl, [u64::MAX, libc::TIOCGWINSZ, 0, 0]),
+            ] {
+                println!("{name}: {}", sys::raw(number, arguments));
+            }
+        }
+        Some("writable") => {
+            for path in words.iter().skip(1) {
+                let name = std::ffi::CString::new(path.as_str()).expect("no NUL");
+                for (way, errno) in sys::make_writable(&name) {
+                    println!("{path}: {way}: {errno}");
+                }
+                let written = fs::write(format!("{path}/probe-was-here"), "").is_ok();
+                println!("{path}: written {written}");
+            }
+        }
         other => panic!("no probe is called {other:?}"),
     }
     ExitCode::SUCCESS

@@ -115,3 +115,60 @@ pub fn exit_now(code: i32) -> ! {
     // SAFETY: always sound.
     unsafe { libc::_exit(code) }
 }
+
+/// Calls the kernel by number with up to four numbers as arguments: the errno, or 0.
+pub fn raw(number: libc::c_long, arguments: [u64; 4]) -> i32 {
+    let [a, b, c, d] = arguments;
+    // SAFETY: the callers pass no address but NULL, of which the kernel makes EFAULT, or one of a string that lives on.
+    match check(unsafe { libc::syscall(number, a, b, c, d, 0, 0) } as libc::c_int) {
+        Ok(_) => 0,
+        Err(error) => error.raw_os_error().unwrap_or(-1),
+    }
+}
+
+/// Tries to take the read-only flag from the mount at `path` in each way that the kernel has: name and errno, 0 where
+/// it succeeded.
+pub fn make_writable(path: &std::ffi::CStr) -> Vec<(&'static str, i32)> {
+    let at = path.as_ptr() as u64;
+    let mut tries = Vec::new();
+    let null = 0;
+    for (name, flags) in [
+        ("remount", libc::MS_REMOUNT | libc::MS_BIND),
+        ("remount with the old magic", 0xc0ed_0000 | libc::MS_REMOUNT | libc::MS_BIND),
+        ("remount, other flags", libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID),
+        ("superblock", libc::MS_REMOUNT),
+    ] {
+        // SAFETY: the path ends in NUL; the others are NULL.
+        let result = unsafe { libc::syscall(libc::SYS_mount, null, at, null, flags, null) };
+        tries.push((name, if result == 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap_or(-1) }));
+    }
+    // struct mount_attr: set, clear, propagation, user namespace.
+    let clear: [u64; 4] = [0, 1, 0, 0];
+    // SAFETY: the path ends in NUL and the attributes have the length that is told.
+    let result =
+        unsafe { libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), 0, clear.as_ptr(), 32) };
+    tries
+        .push(("mount_setattr", if result == 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap_or(-1) }));
+    // open_tree_attr(2) of Linux 6.15: a copy of the mount with other flags.
+    // SAFETY: as above.
+    let result = unsafe { libc::syscall(467, libc::AT_FDCWD, path.as_ptr(), 1, clear.as_ptr(), 32) };
+    tries.push((
+        "open_tree_attr",
+        if result >= 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap_or(-1) },
+    ));
+    tries
+}
+
+/// Limits this process, and what it executes, to `count` open files, for good.
+pub fn limit_files(count: u64) {
+    let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+    // SAFETY: the pointer is to a whole struct rlimit.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).expect("setrlimit");
+}
+
+/// Joins a new session keyring of this name.
+pub fn join_keyring(name: &std::ffi::CStr) {
+    // SAFETY: the name ends in NUL.
+    let id = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    assert!(id > 0, "keyctl: {}", io::Error::last_os_error());
+}
