@@ -314,8 +314,13 @@ impl Supervisor {
     fn hear(&mut self) -> bool {
         let mut message = [0_u8; report::MAX_MESSAGE];
         let mut fds = [-1; 3];
-        let length = sys::receive_message(self.child.channel.as_raw_fd(), &mut message, &mut fds).unwrap_or(0);
-        let message = message.get(..length).unwrap_or_default();
+        let channel = self.child.channel.as_raw_fd();
+        let length = match sys::receive_message(channel, &mut message, &mut fds) {
+            // It has ended without having read our word; what it has said before comes next.
+            Err(Errno::ECONNRESET) => sys::receive_message(channel, &mut message, &mut fds),
+            result => result,
+        };
+        let message = message.get(..length.unwrap_or(0)).unwrap_or_default();
         let [master, slave, _] = fds.map(sys::own);
         match message.first() {
             None => {
