@@ -52,7 +52,7 @@ test: build
 
 # The same suite against the originals: what it asks for is what they do. What they are not asked is reported as ignored.
 test-theirs: build
-	KERNEL_TESTS= UNDER_TEST=theirs HELPERS_DIR=$(HELPERS_DIR) cargo test --locked -p tests --test idmap $(TESTFLAGS)
+	KERNEL_TESTS= UNDER_TEST=theirs HELPERS_DIR=$(HELPERS_DIR) cargo test --locked -p tests --test idmap --test usernet $(TESTFLAGS)
 
 # The packages are installed, upgraded and removed in roots of their own, and other programs run with what they install.
 test-packages: build

@@ -11,14 +11,14 @@ use crate::label::Label;
 use crate::ledger::{Change, Claim, Entry, Store, change, charged, entries, peek};
 use crate::netlink::{Batch, Link, Mac, Netlink, Pair, Port, Reply};
 use crate::ovs;
-use crate::policy::{Charges, Choice, Line, Options, PATH, host_mac, peer_mac, stable_hash};
+use crate::policy::{Charges, Choice, Line, Options, PATH, host_mac, is_link_name, peer_mac, stable_hash};
 use crate::request::{Attach, Delete, NO_BRIDGE, shown};
 use crate::status;
-use helper::caller::Caller;
+use helper::caller::{Caller, plain_number};
 use helper::enter::{FullRoot, why_powerless};
 use helper::report::{Failure, reason};
 use nix::errno::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Write as _};
@@ -76,6 +76,8 @@ pub struct Plan<'a> {
     /// The bridge; `None` for `none`.
     bridge: Option<Link>,
     ovs: bool,
+    /// Whether NICs of other users count: a group's pot is shared, and so is a pool of addresses.
+    shared: bool,
     /// Whether the ledger's lock could not be had: it is not waited for again.
     stuck: bool,
 }
@@ -98,6 +100,15 @@ struct Full {
     nics: BTreeSet<Vec<u8>>,
     /// What is known of those that are on the bridge.
     links: Vec<Link>,
+}
+
+/// What the kernel, the ledger and the claims say together.
+struct Tally<'c> {
+    charges: Charges,
+    /// Pot and NIC of the lines of the ledger for these pots on this bridge.
+    listed: BTreeSet<(&'c [u8], &'c [u8])>,
+    /// Those of the lines that are dead.
+    dead: Vec<Range<usize>>,
 }
 
 /// What [`Plan::claim`] found.
@@ -127,7 +138,10 @@ impl<'a> Plan<'a> {
             ovs = link.kind != b"bridge";
             bridge = Some(link);
         }
-        let plan = Self { caller, grants, request, netns, lines, netlink, bridge, ovs, stuck: false };
+        let shared = lines.iter().any(|line| {
+            line.pot.first() == Some(&b'@') || line.grant.as_ref().is_ok_and(|(_, options)| options.pool.is_some())
+        });
+        let plan = Self { caller, grants, request, netns, lines, netlink, bridge, ovs, shared, stuck: false };
         for line in &plan.lines {
             plan.can_do(line)?;
         }
@@ -159,8 +173,8 @@ impl<'a> Plan<'a> {
         let root = FullRoot::begin(self.caller)?;
         let content = peek(&root)?;
         drop(root);
-        let links = self.dump()?;
-        let (charges, _) = self.tally(&content, &links, &[])?;
+        let mut links = self.dump()?;
+        let charges = self.tally(&content, &mut links, &[])?.charges;
         let Choice { line, used, .. } = charges.choose(&self.lines);
         let Some(line) = line else { return Err(self.full(&charges)) };
         self.may_choose_mac(line)?;
@@ -248,10 +262,6 @@ impl<'a> Plan<'a> {
 
     /// One try: under the caller's lock, and for a moment under the ledger's.
     fn claim(&mut self) -> Result<Outcome, Failure> {
-        // A pot of a group is shared, and so is a pool of addresses: there the claims of other users count.
-        let shared = self.lines.iter().any(|line| {
-            line.pot.first() == Some(&b'@') || line.grant.as_ref().is_ok_and(|(_, options)| options.pool.is_some())
-        });
         let mut root = FullRoot::begin(self.caller)?;
         let mut store = Store::open(self.caller, &root)?;
         if !store.lock_own(true)? {
@@ -263,10 +273,10 @@ impl<'a> Plan<'a> {
         self.clear_unfinished(&store)?;
         // Nobody else makes anything for this user now. The kernel is asked before the ledger is locked, but for a
         // shared pot, whose other users it must not have moved on without.
-        let before = if shared { None } else { Some(self.dump()?) };
+        let before = if self.shared { None } else { Some(self.dump()?) };
         let locked = store.lock_ledger(&root, self.stuck)?;
         self.stuck = !locked;
-        let result = self.decide(&store, &root, before, shared, locked);
+        let result = self.decide(&mut store, &root, before, locked);
         if locked {
             store.unlock_ledger();
         }
@@ -299,22 +309,21 @@ impl<'a> Plan<'a> {
     #[expect(clippy::type_complexity, reason = "what Outcome carries, before the store is put to it")]
     fn decide(
         &mut self,
-        store: &Store,
+        store: &mut Store,
         root: &FullRoot,
         before: Option<Vec<Link>>,
-        shared: bool,
         locked: bool,
     ) -> Result<Result<(Line, Label, Vec<u8>, Mac), Full>, Failure> {
         let host = host_name(self.caller.uid);
-        let claims = if shared { store.claims(root)? } else { Vec::new() };
-        let links = match before {
+        let claims = if self.shared { store.claims(root)? } else { Vec::new() };
+        let mut links = match before {
             Some(links) => links,
             None => self.dump()?,
         };
         let content = store.read()?;
-        let (charges, dead) = self.tally(&content, &links, &claims)?;
+        let Tally { charges, listed, dead } = self.tally(&content, &mut links, &claims)?;
         let choice = charges.choose(&self.lines);
-        let mut lines = self.missing(&content, &charges, &choice);
+        let mut lines = self.missing(&listed, &charges, &choice);
         let label = choice.line.map(|line| self.may_choose_mac(line).and_then(|()| self.label(line, &links, &claims)));
         let label = label.transpose();
         let mut chosen = None;
@@ -330,13 +339,14 @@ impl<'a> Plan<'a> {
                 refused?;
             }
         }
-        if shared && let Some((line, ..)) = &chosen {
+        if self.shared
+            && let Some((line, ..)) = &chosen
+        {
             // Who goes round the ledger's lock is seen by his claim alone. Each writes his own before he reads the
             // others' for the last time, so that of two at least one counts both.
             let claims: Vec<Claim> = store.claims(root)?.into_iter().filter(|claim| claim.nic != host).collect();
-            let links = self.dump()?;
-            let (again, _) = self.tally(&store.read()?, &links, &claims)?;
-            if !again.has_room(line) {
+            let mut links = self.dump()?;
+            if !self.tally(&store.read()?, &mut links, &claims)?.charges.has_room(line) {
                 store.claim(None)?;
                 lines.pop();
                 chosen = None;
@@ -356,106 +366,85 @@ impl<'a> Plan<'a> {
     }
 
     /// Lines for NICs that the kernel knows and the ledger does not.
-    fn missing(&self, content: &[u8], charges: &Charges, choice: &Choice<'_>) -> Vec<Vec<u8>> {
-        let known: BTreeSet<(&[u8], &[u8])> = entries(content).filter_map(|(_, e)| e.map(|e| (e.pot, e.nic))).collect();
+    fn missing(&self, listed: &BTreeSet<(&[u8], &[u8])>, charges: &Charges, choice: &Choice<'_>) -> Vec<Vec<u8>> {
         let of_pots = charges.pots.iter().flat_map(|(pot, nics)| nics.iter().map(move |nic| (pot, nic)));
         of_pots
             .chain(choice.strays.iter().map(|(pot, nic)| (pot, nic)))
-            .filter(|(pot, nic)| !known.contains(&(pot.as_slice(), nic.as_slice())))
+            .filter(|(pot, nic)| !listed.contains(&(pot.as_slice(), nic.as_slice())))
             .map(|(pot, nic)| Entry { pot, kind: b"veth", bridge: &self.request.bridge, nic }.line())
             .collect()
     }
 
-    /// The veths that can be charged on this bridge: its ports, or where the kernel knows no such ports, all.
+    /// The veths that can be charged on this bridge: its ports, or where the kernel knows no such ports, all. Where only
+    /// the caller's count, those are left out whose names tell that they are another user's.
     fn dump(&mut self) -> Result<Vec<Link>, Failure> {
-        let master = self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index);
-        self.netlink.veths(master).map_err(|error| system("dump the links", error))
+        let own = self.caller.uid;
+        let links = match self.bridge.as_ref().filter(|_| !self.ovs) {
+            None => self.netlink.veths(None),
+            Some(bridge) if self.shared => self.netlink.veths(Some(bridge.index)),
+            Some(bridge) => self.netlink.ports(bridge, |name| uid_in(name).is_none_or(|uid| uid == own)),
+        };
+        links.map_err(|error| system("dump the links", error))
     }
 
-    /// What is charged on this bridge to the pots of the caller's lines, and which lines of the ledger are dead.
-    fn tally(
-        &mut self,
-        content: &[u8],
-        links: &[Link],
-        claims: &[Claim],
-    ) -> Result<(Charges, Vec<Range<usize>>), Failure> {
+    /// What is charged on this bridge to the pots of the caller's lines. Links that the ledger or a claim names and that
+    /// are not in `links` are looked up, wherever they are, and added to it.
+    fn tally<'c>(&mut self, content: &'c [u8], links: &mut Vec<Link>, claims: &[Claim]) -> Result<Tally<'c>, Failure> {
         let bridge = &self.request.bridge;
         let pots: BTreeSet<&[u8]> = self.lines.iter().map(|line| line.pot.as_slice()).collect();
-        let (mut charges, mut dead) = (Charges::default(), Vec::new());
-        let there: BTreeSet<&[u8]> = links.iter().map(|link| link.name.as_slice()).collect();
-        // Links that say themselves what they are charged to, and of these the ones that are charged here.
-        let (mut labelled, mut seen) = (BTreeSet::new(), BTreeSet::new());
-        for link in links {
-            let Some(label) = Label::parse(&link.alias).filter(|label| !label.pot.is_empty()) else { continue };
-            labelled.insert(link.name.as_slice());
-            if label.bridge == *bridge && pots.contains(label.pot.as_slice()) {
-                charges.add(&label.pot, &link.name);
-                seen.insert(link.name.as_slice());
-            }
-        }
         let listed = charged(content, bridge, &pots);
         let claimed: Vec<&Claim> =
             claims.iter().filter(|c| c.bridge == *bridge && pots.contains(c.pot.as_slice())).collect();
-        let unsure: Vec<&[u8]> = listed
-            .iter()
-            .map(|(_, entry)| entry.nic)
-            .chain(claimed.iter().map(|claim| claim.nic.as_slice()))
-            .filter(|nic| !there.contains(nic))
-            .collect();
-        let alive = self.alive(&unsure)?;
-        for (range, entry) in &listed {
-            let claimed = claimed.iter().any(|claim| claim.alive && claim.nic == entry.nic);
-            if labelled.contains(entry.nic) && !seen.contains(entry.nic) {
-                // The link itself says otherwise.
-                dead.push(range.clone());
-            } else if there.contains(entry.nic) || alive.contains(entry.nic) || claimed {
-                charges.add(entry.pot, entry.nic);
-            } else {
-                dead.push(range.clone());
+        let there: BTreeSet<&[u8]> = links.iter().map(|link| link.name.as_slice()).collect();
+        let named = listed.iter().map(|(_, entry)| entry.nic).chain(claimed.iter().map(|claim| claim.nic.as_slice()));
+        let unsure: Vec<&[u8]> = named.filter(|nic| is_link_name(nic) && !there.contains(nic)).collect();
+        let found = self.netlink.look_up(&unsure, |batch, name| batch.get_by_name(name, None));
+        links.extend(found.map_err(|error| system("look links up", error))?);
+
+        let (mut charges, mut dead) = (Charges::default(), Vec::new());
+        let links: BTreeMap<&[u8], (&Link, Option<Label>)> =
+            links.iter().map(|link| (link.name.as_slice(), (link, Label::parse(&link.alias)))).collect();
+        let says_pot = |label: &&Label| !label.pot.is_empty();
+        let charged_here = |label: &&Label| label.bridge == *bridge && pots.contains(label.pot.as_slice());
+        // Links that say themselves what they are charged to.
+        for (name, (_, label)) in &links {
+            if let Some(label) = label.as_ref().filter(says_pot).filter(charged_here) {
+                charges.add(&label.pot, name);
             }
         }
-        for claim in &claimed {
-            if claim.alive || there.contains(claim.nic.as_slice()) || alive.contains(claim.nic.as_slice()) {
-                charges.add(&claim.pot, &claim.nic);
-            }
+        for (range, entry) in &listed {
+            let counts = match links.get(entry.nic) {
+                // The link itself may say otherwise.
+                Some((_, label)) => label.as_ref().filter(says_pot).is_none_or(|label| charged_here(&label)),
+                None => claimed.iter().any(|claim| claim.alive && claim.nic == entry.nic),
+            };
+            if counts { charges.add(entry.pot, entry.nic) } else { dead.push(range.clone()) }
+        }
+        for claim in claimed.iter().filter(|claim| claim.alive || links.contains_key(claim.nic.as_slice())) {
+            charges.add(&claim.pot, &claim.nic);
         }
         // Links that carry the caller's uid but no pot: the original's, or one whose maker was killed before it had its
         // alias, or one whose pot has too long a name for an alias.
         let master = self.bridge.as_ref().filter(|_| !self.ovs).map(|bridge| bridge.index);
-        for link in links.iter().filter(|link| !labelled.contains(link.name.as_slice())) {
-            let recorded = charges.pots.values().any(|nics| nics.contains(&link.name));
-            let label = Label::parse(&link.alias);
+        for (name, (link, label)) in links.iter().filter(|(_, (_, label))| label.as_ref().filter(says_pot).is_none()) {
             // A link of a bridge's is its port. One of none or of Open vSwitch is nobody's when its maker was killed,
             // unless it or the ledger says otherwise.
-            let here = match master {
+            let elsewhere = |e: &Entry<'_>| e.nic == *name && e.bridge != bridge;
+            let here = || match master {
                 Some(master) => link.master == master,
                 None => {
-                    let elsewhere = |e: &Entry<'_>| e.nic == link.name && e.bridge != bridge;
-                    let listed = || entries(content).filter_map(|(_, entry)| entry).any(|e| elsewhere(&e));
-                    link.master == 0 && label.is_none() && !listed()
+                    let mut listed = entries(content).filter_map(|(_, entry)| entry);
+                    link.master == 0 && label.is_none() && !listed.any(|entry| elsewhere(&entry))
                 }
             };
-            let named = here && uid_in(&link.name) == Some(self.caller.uid);
-            let its_own = label.is_some_and(|l| l.uid == self.caller.uid && l.bridge == *bridge);
-            if !recorded && (named || its_own) {
-                charges.strays.insert(link.name.clone());
+            let its_own = label.as_ref().is_some_and(|l| l.uid == self.caller.uid && l.bridge == *bridge);
+            let named = uid_in(name) == Some(self.caller.uid);
+            if (its_own || named && here()) && !charges.pots.values().any(|nics| nics.contains(*name)) {
+                charges.strays.insert(name.to_vec());
             }
         }
-        Ok((charges, dead))
-    }
-
-    /// Which of these links exist, wherever they are.
-    fn alive<'n>(&mut self, names: &[&'n [u8]]) -> Result<BTreeSet<&'n [u8]>, Failure> {
-        let mut alive = BTreeSet::new();
-        // So many answers fit into a socket's buffer.
-        for names in names.chunks(32) {
-            let names: Vec<&[u8]> = names.iter().copied().filter(|name| crate::policy::is_link_name(name)).collect();
-            let mut batch = Batch::default();
-            names.iter().for_each(|name| batch.get_by_name(name, None));
-            let answers = self.netlink.ask(&batch).map_err(|error| system("look links up", error))?;
-            alive.extend(names.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(name, _)| *name));
-        }
-        Ok(alive)
+        let listed = listed.into_iter().map(|(_, entry)| (entry.pot, entry.nic)).collect();
+        Ok(Tally { charges, listed, dead })
     }
 
     /// Whether the line leaves the hardware address to the caller.
@@ -688,6 +677,9 @@ fn no_ipv6(caller: &Caller, host: &[u8]) -> Result<(), Failure> {
 /// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
 /// holder of the lock may have kept us from writing it.
 fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
+    if store.keeps(&ours.line()) {
+        return Ok(());
+    }
     with_ledger(caller, store, at_once, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
         true => Change::default(),
         false => change(content, &[], &[ours.line()]),
@@ -866,9 +858,8 @@ fn host_name(uid: u32) -> Vec<u8> {
 
 /// The uid in the name of a host end.
 fn uid_in(name: &[u8]) -> Option<u32> {
-    let (digits, rest) = core::str::from_utf8(name).ok()?.strip_prefix("veth")?.split_once('_')?;
-    let canonical = !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse().ok().filter(|_| canonical && rest.len() == 4)
+    let (digits, rest) = name.strip_prefix(b"veth")?.split_last_chunk::<5>()?;
+    plain_number(digits).filter(|_| rest.first() == Some(&b'_') && digits.first() != Some(&b'0'))
 }
 
 fn system(what: &str, error: Errno) -> Failure {

@@ -15,6 +15,7 @@ use core::ops::Range;
 use helper::caller::Caller;
 use helper::enter::FullRoot;
 use helper::report::{Failure, reason};
+use helper::trusted::split_line;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, stat};
@@ -68,16 +69,22 @@ impl Entry<'_> {
 
 /// The lines of a ledger: the bytes of each with its newline, and what it says when it has exactly four fields.
 pub fn entries(content: &[u8]) -> impl Iterator<Item = (Range<usize>, Option<Entry<'_>>)> {
+    lines(content).map(|(range, line)| (range, parse(line)))
+}
+
+/// The lines of a ledger without their newlines, which are in the ranges.
+fn lines(content: &[u8]) -> impl Iterator<Item = (Range<usize>, &[u8])> {
     let mut at = 0_usize;
-    content.split_inclusive(|b| *b == b'\n').map(move |line| {
-        let range = at..at.saturating_add(line.len());
+    core::iter::from_fn(move || {
+        let rest = content.get(at..).filter(|rest| !rest.is_empty())?;
+        let (line, after) = split_line(rest).unwrap_or((rest, &[]));
+        let range = at..content.len().saturating_sub(after.len());
         at = range.end;
-        (range, parse(line))
+        Some((range, line))
     })
 }
 
 fn parse(line: &[u8]) -> Option<Entry<'_>> {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut fields = line.split(|b| matches!(b, b' ' | b'\t')).filter(|field| !field.is_empty());
     let entry = Entry { pot: fields.next()?, kind: fields.next()?, bridge: fields.next()?, nic: fields.next()? };
     (fields.next().is_none() && line.first() != Some(&b'#')).then_some(entry)
@@ -154,6 +161,8 @@ pub struct Store {
     own_name: String,
     own: File,
     ledger: File,
+    /// Where the lines end that [`Store::apply`] has added.
+    end: Option<u64>,
 }
 
 impl Store {
@@ -169,7 +178,7 @@ impl Store {
         let own = openat(&claims, own_name.as_str(), FLAGS | OFlag::O_CREAT, MODE)
             .map(File::from)
             .map_err(|error| failed("open", &format!("{CLAIMS}/{own_name}"), error))?;
-        Ok(Self { claims, own_name, own, ledger: open_ledger(OFlag::O_CREAT)? })
+        Ok(Self { claims, own_name, own, ledger: open_ledger()?, end: None })
     }
 
     /// Waits for the lock of the caller's own file, up to `limit`. Not as root: who waits can be killed.
@@ -208,14 +217,11 @@ impl Store {
         let mut nap = Nap::default();
         loop {
             if try_lock(&self.ledger).map_err(|error| failed("lock", LEDGER, error))? {
-                let (ours, there) = (fstat(&self.ledger), stat(LEDGER));
-                match (ours, there) {
-                    (Ok(ours), Ok(there)) if ours.st_dev == there.st_dev && ours.st_ino == there.st_ino => {
-                        return Ok(true);
-                    }
-                    // Replaced or removed while we waited, for example by an administrator's sed -i.
-                    _ => self.ledger = open_ledger(OFlag::O_CREAT)?,
+                if self.is_current() {
+                    return Ok(true);
                 }
+                // Replaced or removed while we waited, for example by an administrator's sed -i.
+                (self.ledger, self.end) = (open_ledger()?, None);
                 continue;
             }
             let now = Instant::now();
@@ -249,7 +255,7 @@ impl Store {
     ///
     /// # Errors
     /// The kernel's, as of a full file system.
-    pub fn apply(&self, change: &Change) -> Result<(), Failure> {
+    pub fn apply(&mut self, change: &Change) -> Result<(), Failure> {
         let failed = |error: std::io::Error| {
             Failure::new(format!("write {LEDGER}: {}: nothing was made", reason(&error))).status(status::SYSTEM)
         };
@@ -261,8 +267,37 @@ impl Store {
                 let _ = self.ledger.set_len(*at);
                 failed(error)
             })?;
+            self.end = at.checked_add(bytes.len() as u64);
         }
         Ok(())
+    }
+
+    /// Whether the line that was added last is still where it was, and the ledger is not locked. When its link is there
+    /// by now, the line stays: who locks the ledger from here on finds the link.
+    #[must_use]
+    pub fn keeps(&self, line: &[u8]) -> bool {
+        let whole = [b"\n", line].concat();
+        let mut there = vec![0; whole.len()];
+        let begin = self.end.and_then(|end| end.checked_sub(line.len() as u64));
+        let (skip, at) = match begin {
+            None => return false,
+            Some(0) => (1, 0),
+            Some(begin) => (0, begin.saturating_sub(1)),
+        };
+        let (Some(whole), Some(there)) = (whole.get(skip..), there.get_mut(skip..)) else { return false };
+        // In this order.
+        holder_of(&self.ledger).is_none()
+            && self.is_current()
+            && read_at(&self.ledger, there, at).is_ok_and(|read| read == whole.len())
+            && there == whole
+    }
+
+    /// Whether what is open is still the ledger.
+    fn is_current(&self) -> bool {
+        match (fstat(&self.ledger), stat(LEDGER)) {
+            (Ok(ours), Ok(there)) => ours.st_dev == there.st_dev && ours.st_ino == there.st_ino,
+            _ => false,
+        }
     }
 
     /// Writes the caller's claim, in one write; `None` empties it.
@@ -326,8 +361,8 @@ const FLAGS: OFlag =
     OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC).union(OFlag::O_NOCTTY);
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
-fn open_ledger(create: OFlag) -> Result<File, Failure> {
-    let file = open(LEDGER, FLAGS | create, MODE).map_err(|error| failed("open", LEDGER, error))?;
+fn open_ledger() -> Result<File, Failure> {
+    let file = open(LEDGER, FLAGS | OFlag::O_CREAT, MODE).map_err(|error| failed("open", LEDGER, error))?;
     let meta = fstat(&file).map_err(|error| failed("fstat", LEDGER, error))?;
     let regular = SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
     if !regular || meta.st_uid != 0 || meta.st_mode & 0o022 != 0 {
@@ -364,15 +399,15 @@ fn read_all(file: &File) -> Result<Vec<u8>, Failure> {
         return Err(broken(format!("{length} bytes are too many: is it a ledger?")));
     }
     let mut content = vec![0; usize::try_from(length).unwrap_or(0)];
-    let read = read_at(file, &mut content).map_err(|error| broken(reason(&error)))?;
+    let read = read_at(file, &mut content, 0).map_err(|error| broken(reason(&error)))?;
     content.truncate(read);
     Ok(content)
 }
 
-fn read_at(file: &File, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_at(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
     let mut filled = 0_usize;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, filled as u64) {
+        match file.read_at(rest, at.saturating_add(filled as u64)) {
             Ok(0) => break,
             Ok(read) => filled = filled.saturating_add(read),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -384,7 +419,7 @@ fn read_at(file: &File, buffer: &mut [u8]) -> std::io::Result<usize> {
 
 fn read_claim(file: &File, alive: bool) -> Option<Claim> {
     let mut bytes = [0; CLAIM];
-    let read = read_at(file, &mut bytes).ok()?;
+    let read = read_at(file, &mut bytes, 0).ok()?;
     let line = bytes.get(..read)?.split(|b| *b == b'\n').next()?;
     let mut fields = line.split(|b| *b == b' ');
     let pot = fields.next().filter(|pot| !pot.is_empty())?.to_vec();
@@ -441,11 +476,15 @@ fn failed(operation: &str, path: &str, error: Errno) -> Failure {
     Failure::new(format!("{operation} {path}: {}", error.desc())).status(status::SYSTEM)
 }
 
-/// The host ends in the ledger that are charged to a pot on a bridge.
+/// The host ends in the ledger that are charged to one of the pots on a bridge.
 #[must_use]
 pub fn charged<'a>(content: &'a [u8], bridge: &[u8], pots: &BTreeSet<&[u8]>) -> Vec<(Range<usize>, Entry<'a>)> {
-    entries(content)
-        .filter_map(|(range, entry)| Some((range, entry?)))
+    // Of a long ledger most lines are other users'.
+    let may_be =
+        |line: &[u8]| matches!(line.first(), Some(b' ' | b'\t')) || pots.iter().any(|pot| line.starts_with(pot));
+    lines(content)
+        .filter(|(_, line)| may_be(line))
+        .filter_map(|(range, line)| Some((range, parse(line)?)))
         .filter(|(_, entry)| entry.kind == b"veth" && entry.bridge == bridge && pots.contains(entry.pot))
         .collect()
 }
@@ -500,10 +539,10 @@ mod tests {
 
     #[test]
     fn four_fields_make_an_entry() {
-        for line in ["a veth b", "a veth b v x", "#a veth b v", "", "\n"] {
+        for line in ["a veth b", "a veth b v x", "#a veth b v", ""] {
             assert_eq!(parse(line.as_bytes()), None, "{line}");
         }
-        assert_eq!(parse(b"a\tveth  b v\n").unwrap().nic, b"v");
+        assert_eq!(parse(b"a\tveth  b v").unwrap().nic, b"v");
     }
 
     proptest! {

@@ -32,6 +32,7 @@ pub mod ovs;
 pub mod policy;
 pub mod program;
 pub mod request;
+pub mod sys;
 
 /// Exit statuses of usernet (sysexits.h); lxc-user-nic has 0 and 1 alone.
 pub mod status {

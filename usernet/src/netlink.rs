@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 // linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, linux/neighbour.h, linux/net_namespace.h.
 const ACK: u16 = 5; // NLM_F_REQUEST | NLM_F_ACK
+const GET: u16 = 1; // NLM_F_REQUEST: what is asked for, or an error, is the answer
 const CREATE: u16 = 0x600; // NLM_F_CREATE | NLM_F_EXCL
 const DUMP: u16 = 0x301; // NLM_F_REQUEST | NLM_F_DUMP
 const DUMP_INTERRUPTED: u16 = 0x10;
@@ -128,6 +130,7 @@ impl Batch {
             if let Some(master) = pair.master {
                 m.attribute(libc::IFLA_MASTER, &master.to_ne_bytes());
             }
+            m.one_queue();
             m.nested(libc::IFLA_LINKINFO, |m| {
                 m.attribute(libc::IFLA_INFO_KIND, b"veth");
                 m.nested(libc::IFLA_INFO_DATA, |m| {
@@ -140,6 +143,7 @@ impl Batch {
                         if let Some(mtu) = pair.mtu {
                             m.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());
                         }
+                        m.one_queue();
                         m.attribute(libc::IFLA_NET_NS_FD, &pair.netns.as_raw_fd().to_ne_bytes());
                     });
                 });
@@ -150,7 +154,7 @@ impl Batch {
     /// Asks for the link with this name, here or in the network namespace that has the number `nsid` here (Linux
     /// 4.16). By netlink and never by ioctl, which lets a missing name load a module.
     pub fn get_by_name(&mut self, name: &[u8], nsid: Option<i32>) {
-        self.message(libc::RTM_GETLINK, ACK, |m| {
+        self.message(libc::RTM_GETLINK, GET, |m| {
             m.link_header(0, 0, 0);
             m.in_namespace(nsid);
             m.name(name);
@@ -160,7 +164,7 @@ impl Batch {
 
     /// Asks for the link with this index in the network namespace that has the number `nsid` here (Linux 4.16).
     pub fn get_by_index(&mut self, index: u32, nsid: Option<i32>) {
-        self.message(libc::RTM_GETLINK, ACK, |m| {
+        self.message(libc::RTM_GETLINK, GET, |m| {
             m.link_header(0, index, 0);
             m.in_namespace(nsid);
             m.without_statistics();
@@ -239,7 +243,7 @@ impl Batch {
 
     /// Asks for this namespace's number of a network namespace.
     pub fn get_nsid(&mut self, netns: BorrowedFd<'_>) {
-        self.message(libc::RTM_GETNSID, ACK, |m| {
+        self.message(libc::RTM_GETNSID, GET, |m| {
             m.bytes.extend_from_slice(&[0; 4]); // struct rtgenmsg
             m.attribute(NSID_OF_FD, &netns.as_raw_fd().to_ne_bytes());
         });
@@ -292,6 +296,13 @@ impl Batch {
 
     fn name(&mut self, name: &[u8]) {
         self.attribute(libc::IFLA_IFNAME, &[name, b"\0"].concat());
+    }
+
+    /// One queue in each direction. Without this the kernel makes as many as there are CPUs, and then all but one idle
+    /// again (veth_init_queues() of drivers/net/veth.c), for which it interrupts every CPU.
+    fn one_queue(&mut self) {
+        self.attribute(libc::IFLA_NUM_TX_QUEUES, &1_u32.to_ne_bytes());
+        self.attribute(libc::IFLA_NUM_RX_QUEUES, &1_u32.to_ne_bytes());
     }
 
     fn in_namespace(&mut self, nsid: Option<i32>) {
@@ -395,21 +406,19 @@ impl Netlink {
             for message in messages(self.buffer.get(..read).unwrap_or_default()) {
                 let at = usize::try_from(message.sequence).unwrap_or(0).wrapping_sub(1);
                 let Some(answer) = answers.get_mut(at) else { continue };
-                match message.kind {
-                    ERROR => {
-                        left = left.saturating_sub(1);
-                        match signed(message.body, 0) {
-                            Some(0) => {}
-                            code => *answer = Err(Errno::from_raw(code.unwrap_or(0).saturating_neg())),
-                        }
-                    }
-                    libc::RTM_NEWLINK => *answer = Ok(Reply::Link(Box::new(parse_link(message.body)))),
+                *answer = match message.kind {
+                    ERROR => match signed(message.body, 0) {
+                        Some(0) => Ok(Reply::Done),
+                        code => Err(Errno::from_raw(code.unwrap_or(0).saturating_neg())),
+                    },
+                    libc::RTM_NEWLINK => Ok(Reply::Link(Box::new(parse_link(message.body)))),
                     libc::RTM_NEWNSID => {
                         let number = attributes(message.body, 4).find(|(kind, _)| *kind == NSID);
-                        *answer = Ok(Reply::Nsid(number.and_then(|(_, value)| signed(value, 0)).unwrap_or(-1)));
+                        Ok(Reply::Nsid(number.and_then(|(_, value)| signed(value, 0)).unwrap_or(-1)))
                     }
-                    _ => {}
-                }
+                    _ => continue,
+                };
+                left = left.saturating_sub(1);
             }
         }
         Ok(answers)
@@ -448,6 +457,59 @@ impl Netlink {
         }
     }
 
+    /// Those of the links that are there, for each of which `request` adds one request.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn look_up<K: Copy>(&mut self, keys: &[K], request: impl Fn(&mut Batch, K)) -> Result<Vec<Link>, Errno> {
+        let mut links = Vec::new();
+        // So many answers fit into a socket's buffer.
+        for keys in keys.chunks(32) {
+            let mut batch = Batch::default();
+            keys.iter().for_each(|key| request(&mut batch, *key));
+            for answer in self.ask(&batch)? {
+                match answer {
+                    Ok(reply) => links.extend(reply.link()),
+                    Err(Errno::ENODEV) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(links)
+    }
+
+    /// The veths among the ports of a bridge whose names are `wanted`.
+    ///
+    /// The kernel takes 3 to 7 microseconds to tell everything about a port, and a bridge may have a thousand. So only
+    /// their names are asked for at first, by ioctl: of links that are there, for an ioctl on a name that is not makes
+    /// the kernel look for a module. Where that fails it is a dump, of all names.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ports(&mut self, bridge: &Link, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<Link>, Errno> {
+        let socket = self.socket.as_fd();
+        let named = || -> Result<Vec<u32>, Errno> {
+            let mut indexes = sys::bridge_ports(socket, &bridge.name)?;
+            if text(&sys::link_name(socket, bridge.index)?) != bridge.name {
+                return Err(Errno::ESTALE);
+            }
+            let mut result = Ok(());
+            indexes.retain(|index| match sys::link_name(socket, *index) {
+                Ok(name) => wanted(text(&name)),
+                Err(Errno::ENODEV) => false,
+                Err(error) => {
+                    result = Err(error);
+                    false
+                }
+            });
+            result.map(|()| indexes)
+        };
+        let Ok(indexes) = named() else { return self.veths(Some(bridge.index)) };
+        let mut links = self.look_up(&indexes, |batch, index| batch.get_by_index(index, None))?;
+        links.retain(|link| link.kind == b"veth" && link.master == bridge.index);
+        Ok(links)
+    }
+
     /// Every veth here, or those that are ports of the bridge `master`.
     ///
     /// A dump that was disturbed by a change is taken again, and what an earlier one has seen is kept.
@@ -472,8 +534,7 @@ impl Netlink {
                         libc::RTM_NEWLINK => {
                             let link = parse_link(message.body);
                             // Kernels that do not know a filter send all links.
-                            let wanted = link.kind == b"veth" && master.is_none_or(|index| index == link.master);
-                            if wanted && !links.iter().any(|known| known.index == link.index) {
+                            if link.kind == b"veth" && master.is_none_or(|index| index == link.master) {
                                 links.push(link);
                             }
                         }
@@ -485,6 +546,8 @@ impl Netlink {
                 break;
             }
         }
+        links.sort_by_key(|link| link.index);
+        links.dedup_by_key(|link| link.index);
         Ok(links)
     }
 
@@ -572,11 +635,10 @@ fn attributes(bytes: &[u8], skip: usize) -> impl Iterator<Item = (u16, &[u8])> {
 
 fn parse_link(body: &[u8]) -> Link {
     let mut link = Link { index: word(body, 4).unwrap_or(0), ..Link::default() };
-    let text = |value: &[u8]| value.split(|b| *b == 0).next().unwrap_or_default().to_vec();
     for (kind, value) in attributes(body, 16) {
         match kind {
-            libc::IFLA_IFNAME => link.name = text(value),
-            libc::IFLA_IFALIAS => link.alias = text(value),
+            libc::IFLA_IFNAME => link.name = text(value).to_vec(),
+            libc::IFLA_IFALIAS => link.alias = text(value).to_vec(),
             libc::IFLA_MTU => link.mtu = word(value, 0).unwrap_or(0),
             libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
             libc::IFLA_MASTER => link.master = word(value, 0).unwrap_or(0),
@@ -592,7 +654,7 @@ fn parse_link(body: &[u8]) -> Link {
 fn parse_info(info: &[u8], link: &mut Link) {
     for (kind, value) in attributes(info, 0) {
         match kind {
-            libc::IFLA_INFO_KIND => link.kind = value.split(|b| *b == 0).next().unwrap_or_default().to_vec(),
+            libc::IFLA_INFO_KIND => link.kind = text(value).to_vec(),
             libc::IFLA_INFO_DATA if link.kind == b"bridge" => {
                 let filtering = attributes(value, 0).find(|(kind, _)| *kind == VLAN_FILTERING);
                 let pvid = attributes(value, 0).find(|(kind, _)| *kind == DEFAULT_PVID);
@@ -607,6 +669,11 @@ fn parse_info(info: &[u8], link: &mut Link) {
             _ => {}
         }
     }
+}
+
+/// The bytes before the first zero.
+fn text(bytes: &[u8]) -> &[u8] {
+    bytes.split(|b| *b == 0).next().unwrap_or_default()
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -674,10 +741,13 @@ mod tests {
             inside.attributes.push(LinkAttribute::IfName(peer));
             inside.attributes.extend(peer_mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
             inside.attributes.extend(mtu.map(LinkAttribute::Mtu));
+            let queues = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+            inside.attributes.extend(queues.clone());
             inside.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
             let mut expected = vec![LinkAttribute::IfName(host), LinkAttribute::Address(host_mac.to_vec())];
             expected.extend(mtu.map(LinkAttribute::Mtu));
             expected.extend(master.map(LinkAttribute::Controller));
+            expected.extend(queues);
             expected.push(LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
             ]));

@@ -11,10 +11,10 @@ use helper::caller::Caller;
 use helper::enter::enter_with_root;
 use helper::handoff::{EXIT_PASSED_ON, Record};
 use helper::report::{Failure, Message, Program, print};
+use helper::sys::exit_now;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor, umask};
-use std::process::ExitCode;
 
 /// usernet.
 pub static USERNET: Program = Program { name: c"usernet", panic_status: 70 };
@@ -31,7 +31,7 @@ struct Call {
 }
 
 /// The whole program: enter, parse, decide, apply.
-pub fn run(program: &'static Program) -> ExitCode {
+pub fn run(program: &'static Program) -> ! {
     let drop_in = core::ptr::eq(program, &LXC_USER_NIC);
     let result = enter_with_root(program, &[Capability::CAP_NET_ADMIN]).and_then(|(caller, groups)| {
         // What is made under /run is made with the modes that are asked for.
@@ -54,7 +54,10 @@ pub fn run(program: &'static Program) -> ExitCode {
             Request::Version => print(&format!("{} (userns-helpers) {}\n", program.name(), env!("CARGO_PKG_VERSION"))),
         }
     });
-    program.finish(result.map_err(|failure| if drop_in { failure.status(1) } else { failure }))
+    let result = result.map_err(|failure| if drop_in { failure.status(1) } else { failure });
+    let code = result.as_ref().map_or_else(|failure| failure.status, |()| 0);
+    let _ = program.finish(result);
+    exit_now(code)
 }
 
 impl Call {

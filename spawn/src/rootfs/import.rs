@@ -671,10 +671,16 @@ impl Work<'_> {
     }
 }
 
-/// The name of the first member in the start of an archive.
+/// The name of the first member in the start of an archive that is more than the root (`./`, which tar(1) puts first).
 fn first_member(start: &[u8]) -> Option<Vec<u8>> {
     let mut archive = Archive::new(start, "");
-    archive.next().ok().flatten().map(|member| member.name)
+    let is_root = |name: &[u8]| name.split(|byte| *byte == b'/').all(|part| matches!(part, b"" | b"."));
+    loop {
+        let name = archive.next().ok().flatten()?.name;
+        if !is_root(&name) {
+            return Some(name);
+        }
+    }
 }
 
 /// Whether an archive that begins so is LXD's unified form: `metadata.yaml`, `templates/`, `rootfs/`.

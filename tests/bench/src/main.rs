@@ -9,6 +9,7 @@ mod fixture;
 mod idmap;
 mod measure;
 mod nic;
+mod rootfs;
 mod spawn;
 mod sys;
 
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use crate::fixture::Fixture;
 use crate::measure::{Command, Linkage};
 
-const HELP: &str = "usage: bench [--dir DIR] [--scale FACTOR] [idmap] [nic] [cgroup] [spawn]
+const HELP: &str = "usage: bench [--dir DIR] [--scale FACTOR] [idmap] [nic] [cgroup] [spawn] [rootfs]
 
 Times the programs in DIR (target/dist) beside the system's own and prints tables. Without a word, everything.
 Needs root: the programs must be set-user-ID root, and the fixture's /etc files are mounted in a private mount
@@ -47,12 +48,14 @@ fn options() -> Result<Option<Options>, String> {
                 let scale = value.to_str().and_then(|text| text.parse().ok()).filter(|scale| *scale > 0.0);
                 options.scale = scale.ok_or_else(|| format!("--scale {}: a number above 0", value.display()))?;
             }
-            Some(section @ ("idmap" | "nic" | "cgroup" | "spawn")) => options.sections.push(section.to_owned()),
+            Some(section @ ("idmap" | "nic" | "cgroup" | "spawn" | "rootfs")) => {
+                options.sections.push(section.to_owned())
+            }
             _ => return Err(format!("unknown word {}: see --help", word.display())),
         }
     }
     if options.sections.is_empty() {
-        options.sections = ["idmap", "nic", "cgroup", "spawn"].map(str::to_owned).to_vec();
+        options.sections = ["idmap", "nic", "cgroup", "spawn", "rootfs"].map(str::to_owned).to_vec();
     }
     Ok(Some(options))
 }
@@ -92,6 +95,7 @@ fn run(options: &Options) -> io::Result<()> {
             "idmap" => idmap::run(&fixture, &dir, options.scale)?,
             "nic" => nic::run(&fixture, &dir, options.scale)?,
             "cgroup" => cgroup::run(&fixture, &dir, options.scale)?,
+            "rootfs" => rootfs::run(&fixture, &dir, options.scale)?,
             _ => spawn::run(&fixture, &dir, options.scale)?,
         }
     }

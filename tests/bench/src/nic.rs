@@ -17,6 +17,8 @@ use crate::measure::{Command, Times, find, pin, verdict};
 use crate::sys;
 
 const BRIDGE: &str = "bench0";
+/// Where the cards of another user are.
+const OTHER: &str = "bench1";
 /// Calls before the first that counts.
 const WARM_UP: usize = 3;
 /// Part of the original's time that a create may take.
@@ -25,6 +27,27 @@ const GOAL: f64 = 0.45;
 const FLOOR_GOAL: f64 = 2.2;
 /// Longest wait for a NIC to go.
 const GONE: Duration = Duration::from_secs(10);
+
+/// Where the cards are that the ledger lists.
+#[derive(Clone, Copy)]
+enum Cards {
+    /// Nowhere: only their owner's next call takes the lines away.
+    Gone,
+    /// On another bridge.
+    Elsewhere,
+    /// On the bridge that the new one goes to, which can have no more than 1023.
+    Beside,
+}
+
+impl Cards {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Elsewhere => "on another bridge",
+            Self::Beside => "on the same bridge",
+        }
+    }
+}
 
 /// A process of the user in a user and a network namespace of its own; killed when dropped.
 struct Target(Pid);
@@ -85,25 +108,34 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
     println!(
         "none for such bridges). floor: a forked process that sends the one netlink message, with no exec. On one CPU,"
     );
-    println!("with as many live cards and lines in /run/lxc/nics as stated. Times in ms: median (minimum).\n");
+    println!("with as many lines of another user's in /run/lxc/nics as stated. Times in ms: median (minimum).\n");
     println!(
-        "| lines | rounds | create, ours | the system's | ratio | goal | | floor | ours by floor | goal | | delete, ours |"
+        "| lines | their cards | rounds | create, ours | the system's | ratio | goal | | floor | ours by floor | goal | | delete, ours |"
     );
-    println!("|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|---|---:|");
-    for lines in [0_usize, 100, 1000] {
+    println!("|---:|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---|---:|");
+    for (lines, cards) in [
+        (0_usize, Cards::Gone),
+        (100, Cards::Gone),
+        (1000, Cards::Gone),
+        (100, Cards::Elsewhere),
+        (1000, Cards::Elsewhere),
+        (100, Cards::Beside),
+        (1000, Cards::Beside),
+    ] {
         // Ten at least: fewer say nothing.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
         let rounds = (61.0 * scale).max(10.0) as usize;
-        let worker = sys::fork(|| match in_a_network_of_its_own(fixture, [&ours, &theirs], &ip, lines, rounds) {
-            Ok(row) => {
-                println!("{row}");
-                0
-            }
-            Err(error) => {
-                eprintln!("bench: {error}");
-                1
-            }
-        })?;
+        let worker =
+            sys::fork(|| match in_a_network_of_its_own(fixture, [&ours, &theirs], &ip, (lines, cards), rounds) {
+                Ok(row) => {
+                    println!("{row}");
+                    0
+                }
+                Err(error) => {
+                    eprintln!("bench: {error}");
+                    1
+                }
+            })?;
         if sys::wait(worker)?.code != 0 {
             return Err(io::Error::other("the cards could not be timed"));
         }
@@ -115,7 +147,7 @@ fn in_a_network_of_its_own(
     fixture: &Fixture,
     [ours, theirs]: [&PathBuf; 2],
     ip: &Path,
-    lines: usize,
+    (lines, cards): (usize, Cards),
     rounds: usize,
 ) -> io::Result<String> {
     let none = None::<&str>;
@@ -128,12 +160,15 @@ fn in_a_network_of_its_own(
     }
     fs::create_dir("/run/lxc")?;
     fs::write("/etc/lxc/lxc-usernet", format!("bench veth {BRIDGE} 5\n"))?;
-    let mut batch = format!("link add {BRIDGE} type bridge\nlink set {BRIDGE} up\n");
+    let mut batch = format!("link add {BRIDGE} type bridge\nlink set {BRIDGE} up\nlink add {OTHER} type bridge\n");
     let mut ledger = String::new();
+    let bridge = if matches!(cards, Cards::Beside) { BRIDGE } else { OTHER };
     for card in 0..lines {
-        batch.push_str(&format!("link add veth60000_{card:04} type veth peer name peer{card}\n"));
-        batch.push_str(&format!("link set veth60000_{card:04} master {BRIDGE}\n"));
-        ledger.push_str(&format!("other veth {BRIDGE} veth60000_{card:04}\n"));
+        if !matches!(cards, Cards::Gone) {
+            batch.push_str(&format!("link add veth60000_{card:04} type veth peer name peer{card}\n"));
+            batch.push_str(&format!("link set veth60000_{card:04} master {bridge}\n"));
+        }
+        ledger.push_str(&format!("other veth {bridge} veth60000_{card:04}\n"));
     }
     let script = fixture.dir.join("links");
     fs::write(&script, batch)?;
@@ -177,7 +212,8 @@ fn in_a_network_of_its_own(
     }
     let (ratio, by_floor) = (create.ratio(&original), create.ratio(&floor));
     Ok(format!(
-        "| {lines} | {rounds} | {} | {} | {ratio:.3} | {GOAL} | {} | {} | {by_floor:.2} | {FLOOR_GOAL} | {} | {} |",
+        "| {lines} | {} | {rounds} | {} | {} | {ratio:.3} | {GOAL} | {} | {} | {by_floor:.2} | {FLOOR_GOAL} | {} | {} |",
+        cards.text(),
         create.text(),
         original.text(),
         verdict(ratio <= GOAL),

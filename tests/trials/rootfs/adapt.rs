@@ -216,6 +216,59 @@ fn centos_7(world: &mut World) {
     same(&before, &without_times("c7"), "undo");
 }
 
+/// EL 8 and newer in shape.
+fn el8(release: &str, id: &str, version: &str, systemd: u32) -> Vec<Member> {
+    vec![
+        dir("./"),
+        dir("etc/systemd/system"),
+        dir("etc/pam.d"),
+        dir("usr/lib/systemd/system"),
+        dir("usr/sbin"),
+        link("sbin", "usr/sbin"),
+        link("lib", "usr/lib"),
+        file("etc/redhat-release", format!("{release}\n")),
+        file("etc/os-release", format!("ID=\"{id}\"\nVERSION_ID=\"{version}\"\n")),
+        file("etc/fstab", "UUID=0b2c3d4e-0000-4000-8000-000000000000 / xfs defaults 0 0\n"),
+        file("etc/pam.d/login", LOGIN),
+        file("usr/lib/systemd/systemd", elf("systemd")).mode(0o755),
+        file(format!("usr/lib/systemd/libsystemd-shared-{systemd}.so"), ""),
+        file("usr/lib/systemd/system/auditd.service", "[Unit]\n"),
+        file("usr/lib/systemd/system/kdump.service", "[Unit]\n"),
+        file("usr/lib/systemd/system/sshd.service", "[Unit]\n"),
+        link("usr/sbin/init", "../lib/systemd/systemd"),
+    ]
+}
+
+fn el_8_to_10(world: &mut World) {
+    for (name, release, id, version, systemd) in [
+        ("e8", "Rocky Linux release 8.9 (Green Obsidian)", "rocky", "8.9", 239),
+        ("e9", "Red Hat Enterprise Linux release 9.4 (Plow)", "rhel", "9.4", 252),
+        ("e10", "CentOS Stream release 10 (Coughlan)", "centos", "10", 257),
+    ] {
+        import(world, name, &el8(release, id, version, systemd));
+        let row = good(world, &["ls"]).out();
+        assert!(row.lines().any(|line| line.starts_with(name) && line.contains(release)), "{row}");
+        let outcome = run(world, &["check", name]);
+        let line = |words: &[&str]| outcome.out().lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(line(&[": fstab: ", "UUID=0b2c3d4e"]), "{}", outcome.out());
+        // What is for older systems alone.
+        assert!(!line(&[": loginuid: "]) && !line(&["name=systemd", "needs a delegated node"]), "{}", outcome.out());
+        let before = without_times(name);
+        good(world, &["adapt", name]);
+        let units = tree(name).join("etc/systemd/system");
+        for unit in ["auditd.service", "kdump.service"] {
+            assert_eq!(fs::read_link(units.join(unit)).expect(unit), Path::new("/dev/null"));
+        }
+        // rngd is not installed; nothing else is switched off.
+        assert_eq!(fs::read_dir(&units).expect("units").count(), 2);
+        assert!(!tree(name).join("etc/fstab").exists());
+        assert_eq!(read(name, "etc/pam.d/login"), LOGIN, "newer pam_loginuid knows containers itself");
+        assert!(good(world, &["adapt", name]).out().is_empty(), "idempotent");
+        good(world, &["adapt", name, "--undo"]);
+        same(&before, &without_times(name), "undo");
+    }
+}
+
 fn hostile_guest(world: &mut World) {
     // Every path that is written leads out, as the guest's links have it.
     let victim = write("/home/alice/victim/file", "outside");
@@ -247,6 +300,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("what was edited since an adaptation is not overwritten by undo", edited_since),
         Trial::once("an upstart without override files, and LXC's template, are adapted too", old_upstart_and_template),
         Trial::once("CentOS 7 gets what brings systemd to running, and is brought back", centos_7),
+        Trial::once("EL 8 to 10 get the little that they need, and are brought back", el_8_to_10),
         Trial::once("a guest whose files are links leads an adaptation nowhere", hostile_guest),
     ]
 }

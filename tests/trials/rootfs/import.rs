@@ -403,6 +403,35 @@ fn lxc_pair(world: &mut World) {
     assert!(!config.contains("u 0 5 5") && config.contains("u 0 100000 65536"), "{config}");
 }
 
+/// LXD's and Incus's unified tar: metadata.yaml, templates/, rootfs/.
+fn unified(world: &mut World) {
+    use crate::tar::hard;
+    for (prefix, top) in [("", false), ("./", true)] {
+        let name = |text: &str| format!("{prefix}{text}");
+        let mut members = if top { vec![dir("./")] } else { Vec::new() };
+        members.extend([
+            file(name("metadata.yaml"), "architecture: x86_64\ntemplates: {}\n"),
+            dir(name("templates")),
+            file(name("templates/hostname.tpl"), "{{ container.name }}\n"),
+            dir(name("rootfs")).mode(0o751),
+            dir(name("rootfs/etc")),
+            file(name("rootfs/etc/hostname"), "image\n"),
+            file(name("rootfs/bin/sh"), "sh").mode(0o4755),
+            hard(name("rootfs/bin/bash"), name("rootfs/bin/sh")),
+        ]);
+        let image = write("/home/alice/lxd.tar.xz", filter("xz", &["-0", "-c"], &archive(&members)));
+        let outcome = good(world, &["import", &image.to_string_lossy(), "c"]);
+        assert!(outcome.text().contains("LXD or Incus"), "{}", outcome.text());
+        let found = snapshot(&tree("c"), &[]);
+        let names: Vec<_> = found.keys().map(|path| path.to_string_lossy().into_owned()).collect();
+        assert_eq!(names, ["", "bin", "bin/bash", "bin/sh", "etc", "etc/hostname"]);
+        assert_eq!(found[Path::new("")].mode & 0o7777, 0o751);
+        let shell = &found[Path::new("bin/bash")];
+        assert_eq!((shell.mode & 0o7777, shell.links, shell.owner), (0o4755, 2, (BASE, BASE)));
+        good(world, &["rm", "c"]);
+    }
+}
+
 fn a_tree_and_back(world: &mut World) {
     world.needs_tool("/usr/bin/getfattr");
     let image = write("/home/alice/image.tar", archive(&system()));
@@ -659,6 +688,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         Trial::once("a wrong digest is refused and leaves nothing behind", wrong_digests),
         Trial::once("an LXC image brings its configuration and templates", lxc_pair),
+        Trial::once("an image of LXD or Incus gives the tree in it", unified),
         Trial::once("import after export gives the same tree", a_tree_and_back),
         Trial::once("an import that is killed leaves at most one partial directory, which goes away", killed),
         Trial::once("an import that is interrupted cleans up", interrupted),

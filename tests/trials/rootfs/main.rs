@@ -6,12 +6,13 @@ mod check;
 mod fixture;
 mod hostile;
 mod import;
+mod peers;
 mod shift;
 mod tar;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let modules = [hostile::trials, import::trials, shift::trials, adapt::trials, check::trials];
+    let modules = [hostile::trials, import::trials, shift::trials, adapt::trials, check::trials, peers::trials];
     tests::main(modules.iter().flat_map(|trials| trials()).collect())
 }

@@ -254,6 +254,36 @@ pub fn trials() -> Vec<Trial> {
             case.fails(&["-s", "lxc.hook.pre-start=false", EV, "--", "/bin/true"], 125, &["lxc.hook.pre-start = false", "has failed"]);
             case.fails(&["-s", "lxc.hook.start-host=false", EV, "--", "/bin/true"], 125, &["lxc.hook.start-host = false"]);
         }),
+        both("CVE-2026-41579, CVE-2026-47766: without LXC's autodev too, nothing is made where a link /dev of the rootfs leads", |case| {
+            for content in [V, "../../../../home/victim", "/", "/etc"] {
+                case.world.remove(format!("{EV}/dev"));
+                symlink(content, format!("{EV}/dev")).expect("symlink");
+                std::os::unix::fs::lchown(format!("{EV}/dev"), Some(FIRST), Some(FIRST)).expect("chown");
+                let host = case.host();
+                let outcome = case.sh(&["-s", "lxc.autodev = 0", "-s", "lxc.tty.max = 4"], "stat -f -c %T /dev/.; stat -c %t /dev/null");
+                // A link to its own root costs the container its tools; that is its own trouble.
+                assert!(matches!(outcome.code(), Some(0 | 1 | 125..=127)), "{content}: {}", outcome.text());
+                if outcome.code() == Some(0) {
+                    assert_eq!(outcome.out(), "tmpfs\n1\n", "{content}");
+                }
+                host.assert_same(content);
+            }
+        }),
+        both("CVE-2024-21626: a working directory of the configuration that leads through /proc to the host is refused", |case| {
+            for path in ["/proc/self/fd/9", "/proc/self/fd/9/..", "/proc/1/root/etc", "/proc/self/cwd"] {
+                let key = format!("lxc.init.cwd = {path}");
+                let call = case.run_call(&["-s", &key], &["/bin/cat", "passwd"]).opens(9, "/etc", libc::O_DIRECTORY);
+                let outcome = call.run(case.world);
+                case.failed(&outcome, 125, &["working directory", path], path);
+            }
+        }),
+        both("CVE-2025-52565: the console and the terminals are pseudo-terminals of the container's own, whatever the rootfs has", |case| {
+            for name in ["console", "tty1", "pts"] {
+                symlink("/proc/sysrq-trigger", format!("{EV}/dev/{name}")).expect("symlink");
+            }
+            let script = "for t in console tty1 tty2; do stat -c %t /dev/$t; tty </dev/$t >/dev/null && echo tty; done; stat -c %T /dev/console /dev/tty1 /dev/tty2";
+            assert_eq!(with(case, &["lxc.tty.max = 2"], script), "88\ntty\n88\ntty\n88\ntty\n0\n1\n2\n");
+        }),
         once("the caller's session keyring stays outside", |case| {
             let call = case.run_call(&[], &["/bin/cat", "/proc/keys"]).as_root(|| crate::sys::join_keyring(c"callers-own"));
             let outcome = call.run(case.world);

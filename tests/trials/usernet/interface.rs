@@ -201,6 +201,18 @@ pub fn trials() -> Vec<Trial> {
             fields(&outcome);
             assert_eq!(listed(), veths());
         }),
+        Trial::once("both ends have one queue in each direction", |world| {
+            differs(world, "one queue");
+            world.needs_ours("one queue");
+            furnish(world, TWO);
+            let target = target(ALICE);
+            let [nic, _, host, _] = fields(&create(&target, "").run(world));
+            for text in
+                [crate::ip(&format!("-d link show {host}")), crate::ip_in(&target, &format!("-d link show {nic}"))]
+            {
+                assert!(text.contains(" numtxqueues 1 numrxqueues 1 "), "{text}");
+            }
+        }),
         Trial::once("--help, --version and --check answer and change nothing", |world| {
             differs(world, "options");
             world.needs_ours("options");

@@ -225,6 +225,28 @@ pub fn trials() -> Vec<Trial> {
             fields(&create(&target, "").run(world));
             create(&target, "").run(world).assert_code(1, "two are there");
         }),
+        Trial::once("among the ports of others the caller's are found, by name and by alias", |world| {
+            furnish(world, TWO);
+            world.needs_ours("kernel truth");
+            for number in 1000..1040 {
+                crate::ip(&format!("link add veth1002_{number} type veth peer name x{number}"));
+                crate::ip(&format!("link set veth1002_{number} master br0"));
+            }
+            let target = target(ALICE);
+            let [_, _, host, _] = fields(&create(&target, "").run(world));
+            crate::ip(&format!("link set {host} down"));
+            crate::ip(&format!("link set {host} name card7"));
+            world.remove(LEDGER);
+            crate::ip("link add veth1001_abcd type veth peer name x1");
+            let check =
+                helper(ALICE).words("--check create a b").arg(target.pid().to_string()).words("veth br0").run(world);
+            check.assert_code(0, "what is no port of the bridge is not counted");
+            crate::ip("link set veth1001_abcd master br0");
+            create(&target, "").run(world).assert_code(1, "two are there");
+            let mut found = listed();
+            found.sort();
+            assert_eq!(found, ["card7", "veth1001_abcd"]);
+        }),
         Trial::once("a ledger that is replaced while others use it is found again", |world| {
             furnish(world, TWO);
             let target = target(ALICE);

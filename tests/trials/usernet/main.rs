@@ -78,6 +78,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
         "waiting",
         "a full pot is watched for 100 ms and more, because a NIC lives on after the last process of its namespace",
     ),
+    ("one queue", "in each direction: upstream gets one per CPU, of which the kernel idles all but the first"),
     ("a text per cause", "\"Quota reached\" is said only of a quota"),
 ];
 

@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
 use usernet::program::{USERNET, run};
+use usernet::sys::Arena;
 
-fn main() -> ExitCode {
+#[global_allocator]
+static MEMORY: Arena = Arena::new();
+
+fn main() -> ! {
     run(&USERNET)
 }
