@@ -243,6 +243,12 @@ pub struct Own {
 }
 
 impl Own {
+    /// Whether the container gets no cgroup of its own.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// Looks where this process stands. A cgroup counts when it is the caller's to write, and was made for that:
     /// by cgdelegate, or by systemd with Delegate=yes (the rest of what is below user@UID.service is the caller's as
     /// well, and systemd's to manage).

@@ -224,6 +224,11 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     let mut cgroup = Asked { more: &plan.limits, ..options.cgroup() }.find(&plan.name)?;
     if cgroup.is_none() {
         plan.own_cgroup = Own::look(&plan.name);
+        if plan.systemd && plan.own_cgroup.is_none() {
+            complain(
+                "systemd ends or freezes without a cgroup of its own: start it with --cgroup NAME (an administrator allows that in /etc/cgdelegate.conf), or below `systemd-run --user --scope -p Delegate=yes`",
+            );
+        }
     }
     let attacher = Attacher::find(&plan.cards)?;
     let stdio = if life.is_detached() { Stdio::console() } else { Stdio::own() }

@@ -213,6 +213,8 @@ pub struct Plan {
     pub read_only: bool,
     /// Network cards beside the loopback, which are there when the child is told to go. Only with `held`.
     pub cards: Vec<Card>,
+    /// Whether the command is systemd, which ends at once without a cgroup that it may write.
+    pub systemd: bool,
     /// The cgroups to make a leaf in for the container.
     pub own_cgroup: Own,
     /// `lxc.cgroup.*` and `lxc.cgroup2.*` as limits of cgdelegate's: KEY=VALUE.

@@ -82,6 +82,7 @@ pub fn plan(options: &Options, held: bool) -> Outcome<Plan> {
         proc: config.proc.unwrap_or(Auto::Mixed),
         sys: config.sys.unwrap_or(Auto::Mixed),
         written: written(&config)?,
+        systemd: matches!(init, Some(Init::Systemd(_))),
         own_cgroup: Own::default(),
         limits: limits(&config)?,
         ttys,

@@ -154,3 +154,24 @@ fn a_profile_that_cannot_be_done_is_refused_with_its_line() {
         assert!(error.contains(said), "{text:?}: {error}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_profile_or_refused_in_words(
+        text in "(2\\n)?(denylist|allowlist)?( errno [0-9]{1,5})?\\n(\\[(all|x86|arm)\\]\\n)?((read|ioctl|mkdir|x)( errno [0-9])?( \\[[0-6],[0-9x]{1,4},(SCMP_CMP_EQ|<)\\])?\\n){0,6}[ -~\\n]{0,20}"
+    ) {
+        match Profile::parse(&text) {
+            Ok(profile) => {
+                for program in Profile::default().programs(Some(&profile)).unwrap() {
+                    proptest::prop_assert!(program.len() <= 4096);
+                    // Every path of it ends in an answer.
+                    for number in [0, 16, 83, 1000] {
+                        run(&program, X86_64, number, [1; 6]);
+                        run(&program, AUDIT_ARCH_I386, number, [1; 6]);
+                    }
+                }
+            }
+            Err(why) => proptest::prop_assert!(!why.is_empty()),
+        }
+    }
+}
