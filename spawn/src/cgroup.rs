@@ -139,6 +139,56 @@ impl Cgroup {
     }
 }
 
+/// What is to be removed when the container has ended, for the program that waits for that.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Remains {
+    /// The name of cgdelegate's cgroup and where it was seen.
+    made: Option<(String, Made)>,
+    /// The leaves of [`Own`].
+    leaves: Vec<PathBuf>,
+}
+
+/// The cgroups of a container that lives: removed when this is dropped.
+#[derive(Debug, Default)]
+pub struct Kept {
+    cgroup: Option<Cgroup>,
+    own: Own,
+}
+
+impl Kept {
+    /// Of a start.
+    #[must_use]
+    pub fn new(cgroup: Option<Cgroup>, own: Own) -> Self {
+        Self { cgroup, own }
+    }
+
+    /// What another program would have to remove in this one's place.
+    #[must_use]
+    pub fn remains(&self) -> Remains {
+        let made = self.cgroup.as_ref().and_then(|cgroup| Some((cgroup.name.clone(), cgroup.made.clone()?)));
+        let node = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
+        let leaf = std::ffi::OsStr::from_bytes(self.own.leaf.as_bytes());
+        let leaves = self.own.nodes.iter().filter_map(node).map(|path| path.join(leaf)).collect();
+        Remains { made, leaves }
+    }
+}
+
+impl Remains {
+    /// Removes it.
+    pub fn remove(self) {
+        if let Some((name, made)) = self.made {
+            match Tool::find("cgdelegate", &tool::places(), "userns-helpers") {
+                Ok(tool) => drop(Cgroup { tool, name, limits: Vec::new(), made: Some(made) }),
+                Err(failure) => complain(&format!("the cgroup {name} stays: {}", failure.text)),
+            }
+        }
+        for leaf in self.leaves {
+            // As in Own's drop.
+            let _ = std::fs::remove_dir(leaf);
+        }
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Some(made) = self.made.take()

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use std::alloc::System;
 
 /// Bytes of the piece. What does not fit comes from the C library.
-const SIZE: usize = 256 << 10;
+const SIZE: usize = 96 << 10;
 
 #[repr(align(4096))]
 struct Space(UnsafeCell<[u8; SIZE]>);

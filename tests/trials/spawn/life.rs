@@ -60,7 +60,7 @@ pub fn trials() -> Vec<Trial> {
                 left_early += i32::from(!processes_named("sleep"));
                 kill(running.pid(), Signal::SIGKILL).expect("kill");
                 assert_eq!(running.finish(case.world).signal(), Some(libc::SIGKILL));
-                case.nothing_left("SIGKILL of spawn");
+                case.nothing_left_of_killed("SIGKILL of spawn");
             }
             assert!(left_early > 10, "the moments lie in the start: {left_early}");
             host.assert_same("SIGKILL of spawn");
