@@ -14,7 +14,7 @@ export PREFIX SYSCONFDIR DESTDIR CAPS LINKAGE DIST
 # The tests take the programs as they are shipped.
 HELPERS_DIR = $(abspath $(DIST))
 
-.PHONY: build help musl-std packages style test test-theirs test-packages deb rpm check bench demo fuzz install uninstall check-kernels clean
+.PHONY: build help musl-std packages style test test-theirs test-packages deb rpm check bench demo fuzz sweep install uninstall check-kernels clean
 .NOTPARALLEL:
 
 build:
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench       tables: ours beside the originals (root)'
 	@echo 'make check-kernels   the cgroup tests on kernels 5.10, 6.1 and 6.12 under qemu (half an hour, no root)'
 	@echo 'make fuzz        fuzz the parsers for SECONDS=60 each (nightly Rust)'
+	@echo 'make sweep       kill and fail each privileged program at each of its system calls (root)'
 	@echo 'make install     PREFIX=/usr/local DESTDIR= ; the privileged programs mode 4755 (CAPS=1: the map writers with capabilities)'
 	@echo 'make uninstall   the same settings'
 	@echo 'make deb, make rpm   packages in target/packages: userns-helpers, and userns-helpers-compat in the place of the originals'
@@ -45,7 +46,7 @@ style:
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	mandoc -Tlint -W warning man/*.[1-8]
-	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny check bans; fi
+	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny --offline check bans licenses sources; fi
 
 test: build
 	HELPERS_DIR=$(HELPERS_DIR) cargo test --locked --workspace --no-fail-fast $(TESTFLAGS)
@@ -73,6 +74,10 @@ check-kernels:
 
 fuzz:
 	@tests/fuzz/run $(SECONDS)
+
+# Part of make check as well, here alone.
+sweep: build
+	@packaging/sweep
 
 install:
 	@packaging/install install

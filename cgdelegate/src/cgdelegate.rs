@@ -707,6 +707,7 @@ check         whether you may, by which line, and with what limits; changes noth
 --controllers LIST                      only these of what you are granted, as memory,pids,name=systemd; - for none
 --owner UID[:GID]                       whose it becomes: you or a subordinate id of yours
 --join                                  enter NAME although something is running in it
+--check                                 say whether it would be done, as the command check
 --dry-run                               say what would be removed
 --help, --version                       this text; name and version
 

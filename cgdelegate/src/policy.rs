@@ -373,6 +373,13 @@ mod tests {
             assert_eq!(number(&grant.node, Key::MaxDepth), Some(Value::Number(depth)));
             assert_eq!(number(&grant.total, Key::MaxDescendants), Some(Value::Number(descendants + 3)));
             assert_eq!(number(&grant.total, Key::MaxDepth), Some(Value::Number(depth + 1)));
+            for (key, most) in [("cgroup.max.descendants", descendants), ("cgroup.max.depth", depth)] {
+                let asked = |value: u64| {
+                    let limits = vec![parse_limit(&format!("{key}={value}")).unwrap()];
+                    decide(&Ask { limits, ..Ask::default() }, &facts(Some(&entry), &[])).map(drop).map_err(|e| e.status)
+                };
+                assert_eq!((asked(most), asked(most + 1)), (Ok(()), Err(77)), "{text}: {key}");
+            }
         }
     }
 

@@ -319,6 +319,154 @@ fn pages() -> Check {
     done()
 }
 
+/// What a program prints for `words` and `--help`.
+fn help(name: &str, words: &[&str]) -> String {
+    let program = tests::world::helpers_dir().join(name);
+    let output = Command::new(&program)
+        .args(words)
+        .arg("--help")
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    assert!(output.status.success(), "{name} {words:?} --help: {}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Commands in the list that clap prints.
+fn commands_of_help(help: &str) -> Vec<String> {
+    help.lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next().filter(|word| !word.is_empty()))
+        .filter(|word| *word != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The long options of a command.
+fn long_options(help: &str) -> BTreeSet<String> {
+    let options = options_of_help(help).into_iter().filter(|option| option.starts_with("--"));
+    options.map(|option| option.trim_end_matches(':').to_owned()).collect()
+}
+
+/// Long options that an mdoc page defines: in its synopsis, and in the heads of its lists.
+fn long_options_of_page(page: &str) -> BTreeSet<String> {
+    let mut options = BTreeSet::new();
+    let mut synopsis = false;
+    for line in page.lines() {
+        if let Some(section) = line.strip_prefix(".Sh ") {
+            synopsis = section == "SYNOPSIS";
+        }
+        if line.starts_with(".It ") || (synopsis && line.starts_with('.')) {
+            let words = line.split_whitespace().map(|word| word.replace("\\-", "-"));
+            options.extend(
+                words
+                    .filter(|word| word.len() > 2 && word.starts_with('-') && word.as_bytes()[1].is_ascii_lowercase())
+                    .map(|word| format!("-{word}")),
+            );
+        }
+    }
+    options
+}
+
+/// The programs with commands: each long option of each command is in the page, and no other.
+fn pages_of_commands() -> Check {
+    for name in ["usernet", "lxc-user-nic", "cgdelegate", "spawn", "rootfs"] {
+        let whole = help(name, &[]);
+        let mut found = long_options(&whole);
+        for command in commands_of_help(&whole) {
+            found.extend(long_options(&help(name, &[&command])));
+        }
+        let mut page = long_options_of_page(&read(&root().join("man").join(format!("{name}.1"))));
+        for common in ["--help", "--version"] {
+            found.remove(common);
+            page.remove(common);
+        }
+        assert_eq!(page, found, "{name}: long options of the manual page (left) and of --help (right)");
+        assert!(!found.is_empty(), "{name}: options were found");
+    }
+    done()
+}
+
+/// What a shell completes at the end of `line`.
+fn completed(shell: &str, line: &str, data: &Path) -> BTreeSet<String> {
+    let completions = root().join("packaging/completions");
+    let (script, file) = match shell {
+        "bash" => (
+            r#"source "$1"; read -ra COMP_WORDS <<<"$2"; [[ $2 != *' ' ]] || COMP_WORDS+=('')
+               COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _userns_helpers; printf '%s\n' "${COMPREPLY[@]}""#,
+            "spawn.bash",
+        ),
+        "zsh" => (
+            r#"compadd() { shift; print -rl -- "$@" }; _files() { }; words=(${(z)2}); [[ $2 != *' ' ]] || words+=('')
+               CURRENT=$#words; file=$1; set --; source $file"#,
+            "_spawn",
+        ),
+        _ => ("source $argv[2]; complete -C $argv[3]", "spawn.fish"),
+    };
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", tests::world::helpers_dir().display());
+    let mut command = Command::new(shell);
+    if shell == "zsh" {
+        command.arg("-f");
+    }
+    let output = command
+        .args(["-c", script, "sh"])
+        .arg(completions.join(file))
+        .arg(line)
+        .current_dir(data)
+        .env("XDG_DATA_HOME", data)
+        .env("HOME", data)
+        .env("PATH", path)
+        .output()
+        .unwrap_or_else(|error| panic!("{shell}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.stderr.is_empty(), "{shell}: \"{line}\": {}", String::from_utf8_lossy(&output.stderr));
+    let words = text.lines().filter_map(|line| line.split('\t').next());
+    words.map(|word| word.trim_end_matches('/').to_owned()).filter(|word| !word.is_empty()).collect()
+}
+
+/// bash, zsh and fish complete what `--help` names, and the names of containers.
+fn completions() -> Check {
+    let shells = ["bash", "zsh", "fish"];
+    for shell in shells {
+        if Command::new(shell).args(["-c", "true"]).output().is_err() {
+            return Ok(Completion::ignored_with(format!("needs {shell}")));
+        }
+    }
+    let data = env::temp_dir().join(format!("completions.{}", std::process::id()));
+    fs::create_dir_all(data.join("spawn/c7")).expect("a container");
+    fs::create_dir_all(data.join("spawn/web-1")).expect("a container");
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+    for shell in shells {
+        let at = |line: &str| completed(shell, line, &data);
+        for name in ["spawn", "rootfs"] {
+            let commands = commands_of_help(&help(name, &[]));
+            assert!(commands.len() >= 3, "{name}: {commands:?}");
+            let mut found = at(&format!("{name} "));
+            found.remove("help");
+            assert_eq!(found, commands.iter().cloned().collect(), "{shell}: the commands of {name}");
+            for command in &commands {
+                let wanted = long_options(&help(name, &[command]));
+                assert_eq!(at(&format!("{name} {command} --")), wanted, "{shell}: the options of {name} {command}");
+            }
+        }
+        for (name, command) in [("usernet", "list"), ("cgdelegate", "run"), ("idmap", "plan")] {
+            let wanted = long_options(&help(name, &[]));
+            assert_eq!(at(&format!("{name} {command} --")), wanted, "{shell}: the options of {name}");
+        }
+        assert_eq!(at("usernet "), words("attach detach list prune"), "{shell}: the commands of usernet");
+        assert_eq!(at("idmap "), words("plan write"), "{shell}: the commands of idmap");
+        let commands = words("attach check create delete list prune run");
+        assert_eq!(at("cgdelegate "), commands, "{shell}: the commands of cgdelegate");
+        let found = at("spawn run ");
+        assert!(found.is_superset(&words("c7 web-1 host")), "{shell}: containers: {found:?}");
+        let found = at("rootfs check ");
+        assert!(found.is_superset(&words("c7 web-1")) && !found.contains("host"), "{shell}: containers: {found:?}");
+    }
+    fs::remove_dir_all(data).expect("the containers");
+    done()
+}
+
 /// Every quoted trial in SECURITY exists, so that its table cannot promise a test that is gone.
 fn security_table() -> Check {
     let Some(security) =
@@ -391,6 +539,8 @@ fn main() -> ExitCode {
         trial("the shipped programs are static position-independent executables", static_pie),
         trial("the shipped programs contain no name service of a C library", no_nss),
         trial("manual pages and --help name the same options", pages),
+        trial("manual pages of programs with commands and their --help name the same long options", pages_of_commands),
+        trial("bash, zsh and fish complete the commands, options and containers that there are", completions),
         trial("every trial that SECURITY names exists", security_table),
         trial("every row of the table of differences is in use", tables_are_in_use),
     ];
