@@ -134,7 +134,7 @@ pub fn trials() -> Vec<Trial> {
             case.make_rootfs("/home/alice/own", tests::ALICE.uid);
             // The limits lie a little above what the programs make, with either C library; the map tools' own are about half of the
             // first number.
-            for (options, limit) in [(&["run", EV][..], 385), (&["run", "--map", "self", "/home/alice/own"], 245)] {
+            for (options, limit) in [(&["run", EV][..], 445), (&["run", "--map", "self", "/home/alice/own"], 300)] {
                 let call = Call::new("/usr/bin/strace")
                     .args(["-f", "-c", "-u", "alice", "-o", "/tmp/strace", "/run/bin/spawn"])
                     .args(options)
