@@ -98,12 +98,23 @@ pub fn clear_up(control: &Path) {
 /// # Errors
 /// As [`private`].
 pub fn make_private(path: &Path, uid: u32) -> Outcome<()> {
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Failure::own(format!("cannot make the directory {}: {error}", path.display())))
+    // Again when another process found it empty and removed it.
+    for _ in 0..100 {
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Failure::own(format!("cannot make the directory {}: {error}", path.display())));
+            }
+            _ if std::fs::symlink_metadata(path).is_ok() => break,
+            _ => {}
         }
-        _ => private(path, uid),
     }
+    private(path, uid)
+}
+
+/// Whether `name` is that of a holder's directory, NAME.PID, which [`sweep`] sees to.
+#[must_use]
+pub fn is_of_a_holder(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, pid)| pid.parse::<u32>().is_ok())
 }
 
 /// A real directory of this user that nobody else can enter.

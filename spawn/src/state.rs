@@ -453,9 +453,14 @@ pub fn all() -> Outcome<Vec<Record>> {
     let mut records = Vec::new();
     for entry in std::fs::read_dir(&top).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        // A holder's directory (`spawn hold`) has no record.
-        if crate::cli::is_name(&name) && entry.path().join(RECORD).exists() {
+        if !crate::cli::is_name(&name) {
+            continue;
+        }
+        if entry.path().join(RECORD).exists() {
             records.extend(find(&name)?);
+        } else if !crate::hold::is_of_a_holder(&name) {
+            // A supervisor was killed before it made its record. One that is just about to makes the directory again.
+            let _ = std::fs::remove_dir(entry.path());
         }
     }
     records.sort_by(|a, b| a.name.cmp(&b.name));
