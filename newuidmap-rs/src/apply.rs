@@ -48,7 +48,8 @@ impl<'a> Unwritten<'a> {
         }
         // From here on there is one write, which the kernel does wholly or not at all.
         let file = self.kind.map_file();
-        let written = self.map.seek(SeekFrom::Start(0)).and_then(|_| self.map.write(verdict.text.as_bytes()));
+        // At the beginning still: the read in `open` found nothing to pass over.
+        let written = self.map.write(verdict.text.as_bytes());
         match written {
             Ok(bytes) if bytes == verdict.text.len() => Ok(()),
             Ok(bytes) => Err(Failure::new(format!("write to {file} failed: the kernel took only {bytes} bytes"))),

@@ -4,8 +4,8 @@
 
 use crate::caller::{Account, Caller, ask_getent, look_up, uid_of_name};
 use crate::report::{Failure, Program};
-use crate::sys;
-use caps::{CapSet, Capability, CapsHashSet};
+use crate::sys::{self, CapabilitySets};
+use caps::Capability;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -49,7 +49,7 @@ pub struct Keep<'a> {
 /// # Errors
 /// The step that failed, with its cause.
 pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failure> {
-    sequence(program, keep, false).map(|(caller, _)| caller)
+    sequence(program, keep, None).map(|(caller, _)| caller)
 }
 
 /// [`enter`] for a program that has a critical section ([`FullRoot`]) and execs no program of the caller's: saved uid
@@ -62,17 +62,20 @@ pub fn enter(program: &'static Program, keep: Keep<'_>) -> Result<Caller, Failur
 /// As [`enter`].
 pub fn enter_with_root(program: &'static Program, capabilities: &[Capability]) -> Result<(Caller, Vec<u32>), Failure> {
     let saved_root = geteuid().is_root();
-    sequence(program, Keep { capabilities, saved_root }, saved_root)
+    sequence(program, Keep { capabilities, saved_root }, Some(saved_root))
 }
 
-fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(Caller, Vec<u32>), Failure> {
+/// `groups`: `None` leaves the supplementary groups as they are; else they are returned, and given up if it says so.
+fn sequence(program: &'static Program, keep: Keep<'_>, groups: Option<bool>) -> Result<(Caller, Vec<u32>), Failure> {
+    let alone = groups == Some(true);
     set_panic_hook(program);
     sys::clear_environment().map_err(|e| step("clearenv", e))?;
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| step("setrlimit RLIMIT_CORE", e))?;
-    let hard = getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?.1;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?;
     // A hard limit can be undone only with CAP_SYS_RESOURCE, which a container's root may lack.
-    if !(alone && setrlimit(Resource::RLIMIT_FSIZE, RLIM_INFINITY, RLIM_INFINITY).is_ok()) {
+    let undone = alone && setrlimit(Resource::RLIMIT_FSIZE, RLIM_INFINITY, RLIM_INFINITY).is_ok();
+    if !undone && soft != hard {
         setrlimit(Resource::RLIMIT_FSIZE, hard, hard).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
     }
     sys::stop_timers().map_err(|e| step("setitimer", e))?;
@@ -88,7 +91,10 @@ fn sequence(program: &'static Program, keep: Keep<'_>, alone: bool) -> Result<(C
 
     let had_no_new_privs = prctl::get_no_new_privs().map_err(|e| step("prctl PR_GET_NO_NEW_PRIVS", e))?;
     prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))?;
-    let groups = getgroups().map_err(|e| step("getgroups", e))?.into_iter().map(Gid::as_raw).collect();
+    let groups = match groups {
+        Some(_) => getgroups().map_err(|e| step("getgroups", e))?.into_iter().map(Gid::as_raw).collect(),
+        None => Vec::new(),
+    };
     if alone {
         setgroups(&[]).map_err(|e| step("setgroups", e))?;
     }
@@ -177,30 +183,25 @@ pub(crate) fn account(uid: Uid, is_root: bool, close_descriptors: bool) -> Resul
 }
 
 pub(crate) fn become_caller(uid: Uid, gid: Gid, keep: Keep<'_>, saved_root_gid: bool) -> Result<(), Failure> {
-    let had = read(CapSet::Permitted)?;
-    let kept: CapsHashSet = keep.capabilities.iter().copied().filter(|c| had.contains(c)).collect();
-    caps::clear(None, CapSet::Inheritable).map_err(|e| cap_step("inheritable", &e))?;
+    let kept = bits(keep.capabilities) & read()?.permitted;
     prctl::set_keepcaps(true).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
     let saved = if keep.saved_root { Uid::from_raw(0) } else { uid };
     let saved_gid = if saved_root_gid { Gid::from_raw(0) } else { gid };
-    setresgid(gid, gid, saved_gid).map_err(|e| step("setresgid", e))?;
-    setresuid(uid, uid, saved).map_err(|e| step("setresuid", e))?;
+    sys::set_ids([gid, gid, saved_gid].map(Gid::as_raw), [uid, uid, saved].map(Uid::as_raw))
+        .map_err(|e| step("setresgid or setresuid", e))?;
     prctl::set_keepcaps(false).map_err(|e| step("prctl PR_SET_KEEPCAPS", e))?;
-    // Effective before permitted: the kernel refuses a permitted set that lacks an effective capability.
-    caps::set(None, CapSet::Effective, &kept).map_err(|e| cap_step("effective", &e))?;
-    caps::set(None, CapSet::Permitted, &kept).map_err(|e| cap_step("permitted", &e))?;
-    // The bounding set may stay: with no_new_privs an exec gains nothing beyond the permitted set, and emptying it takes
-    // 82 system calls, an eighth of newuidmap's whole time.
-    // Emptying the inheritable set empties the ambient set too, which must be a subset of it (capabilities(7)).
+    // All three sets in one call. Emptying the inheritable set empties the ambient set too, which must be a subset of it
+    // (capabilities(7)). The bounding set may stay: with no_new_privs an exec gains nothing beyond the permitted set,
+    // and emptying it takes 82 system calls.
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: 0 };
+    sys::set_capabilities(sets).map_err(|e| step("capset", e))?;
 
     hide()?;
 
     let (uids, gids) = (getresuid(), getresgid());
     let uids_right = uids.is_ok_and(|u| u.real == uid && u.effective == uid && u.saved == saved);
     let gids_right = gids.is_ok_and(|g| g.real == gid && g.effective == gid && g.saved == saved_gid);
-    let sets_right =
-        read(CapSet::Effective)? == kept && read(CapSet::Permitted)? == kept && read(CapSet::Inheritable)?.is_empty();
-    if uids_right && gids_right && sets_right {
+    if uids_right && gids_right && read()? == sets {
         Ok(())
     } else {
         Err(Failure::new("giving up privilege left other ids or capabilities than asked for: refusing to go on"))
@@ -218,12 +219,13 @@ pub(crate) fn hide() -> Result<(), Failure> {
 /// # Errors
 /// The kernel's, in words.
 pub fn give_up(capability: Capability) -> Result<(), Failure> {
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        if read(set)?.contains(&capability) {
-            caps::drop(None, set, capability).map_err(|e| cap_step("capability", &e))?;
-        }
-    }
-    Ok(())
+    let (had, others) = (read()?, !capability.bitmask());
+    let sets = CapabilitySets {
+        effective: had.effective & others,
+        permitted: had.permitted & others,
+        inheritable: had.inheritable,
+    };
+    if sets == had { Ok(()) } else { sys::set_capabilities(sets).map_err(|e| step("capset", e)) }
 }
 
 /// Whether a capability is effective now.
@@ -231,7 +233,11 @@ pub fn give_up(capability: Capability) -> Result<(), Failure> {
 /// # Errors
 /// The kernel's, in words.
 pub fn holds(capability: Capability) -> Result<bool, Failure> {
-    Ok(read(CapSet::Effective)?.contains(&capability))
+    Ok(read()?.effective & capability.bitmask() != 0)
+}
+
+fn bits(capabilities: &[Capability]) -> u64 {
+    capabilities.iter().fold(0, |set, capability| set | capability.bitmask())
 }
 
 /// Why a program that needs `capability` does not hold it: cause and cure in words.
@@ -264,8 +270,8 @@ pub fn why_powerless(caller: &Caller, capability: Capability) -> String {
     )
 }
 
-fn read(set: CapSet) -> Result<CapsHashSet, Failure> {
-    caps::read(None, set).map_err(|e| cap_step("capability", &e))
+fn read() -> Result<CapabilitySets, Failure> {
+    sys::capabilities().map_err(|e| step("capget", e))
 }
 
 pub(crate) fn step(operation: &str, error: Errno) -> Failure {

@@ -33,6 +33,10 @@ pub mod policy;
 pub mod range;
 pub mod report;
 pub mod request;
+pub mod start {
+    //! See [`sys`].
+    pub mod sys;
+}
 pub mod subid;
 pub mod sys;
 pub mod target;

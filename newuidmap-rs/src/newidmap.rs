@@ -9,12 +9,12 @@ use crate::policy::{Facts, Ground, Verdict, decide};
 use crate::range::{Extent, IdKind};
 use crate::report::{Failure, Message, Program, print};
 use crate::request::{Request, RequestError, parse};
+use crate::start::sys::words;
 use crate::subid::{Coverage, Owner};
 use crate::target::{Ids, Target, TargetError, TargetName};
 use crate::trusted::{Distrust, Trusted};
 use caps::Capability;
 use core::ops::ControlFlow;
-use std::process::ExitCode;
 
 /// newuidmap.
 pub static NEWUIDMAP: Program = Program { name: c"newuidmap", panic_status: 1 };
@@ -23,13 +23,14 @@ pub static NEWUIDMAP: Program = Program { name: c"newuidmap", panic_status: 1 };
 pub static NEWGIDMAP: Program = Program { name: c"newgidmap", panic_status: 1 };
 
 /// The whole program: enter, parse, decide, apply.
-pub fn run(kind: IdKind) -> ExitCode {
+#[must_use]
+pub fn run(kind: IdKind) -> u8 {
     let program = match kind {
         IdKind::Uid => &NEWUIDMAP,
         IdKind::Gid => &NEWGIDMAP,
     };
     let result = enter(program, Keep { capabilities: needed(kind), saved_root: false }).and_then(|caller| {
-        match parse(kind, std::env::args_os().skip(1)) {
+        match parse(kind, words().iter().skip(1).cloned()) {
             Ok(Request::Map { target, extents, check }) => {
                 // Only for a request that maps uid 0 of this namespace does the kernel ask for CAP_SETFCAP.
                 if !extents.iter().any(|extent| extent.outside == 0) {
@@ -51,7 +52,7 @@ pub fn run(kind: IdKind) -> ExitCode {
             Err(RequestError::Overflow(line)) => Err(Failure::new(line)),
         }
     });
-    program.finish(result)
+    program.status(result)
 }
 
 const fn needed(kind: IdKind) -> &'static [Capability] {

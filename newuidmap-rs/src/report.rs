@@ -69,15 +69,17 @@ impl Program {
     /// Reports a failure and gives its exit status.
     #[must_use]
     pub fn finish(&self, result: Result<(), Failure>) -> ExitCode {
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                if !failure.text.is_empty() {
-                    self.say(&failure.text);
-                }
-                ExitCode::from(failure.status)
-            }
+        ExitCode::from(self.status(result))
+    }
+
+    /// As [`Program::finish`], the status as a number.
+    #[must_use]
+    pub fn status(&self, result: Result<(), Failure>) -> u8 {
+        let Err(failure) = result else { return 0 };
+        if !failure.text.is_empty() {
+            self.say(&failure.text);
         }
+        failure.status
     }
 
     /// Writes one message to the system log, facility authpriv: NOTICE for a grant, WARNING for a refusal. The message

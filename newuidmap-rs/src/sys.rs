@@ -14,6 +14,61 @@ pub fn clear_environment() -> Result<(), Errno> {
     if unsafe { libc::clearenv() } == 0 { Ok(()) } else { Err(Errno::ENOMEM) }
 }
 
+/// The capability sets of a process, as bits: bit N is capability number N.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapabilitySets {
+    /// In force now.
+    pub effective: u64,
+    /// What may be made effective.
+    pub permitted: u64,
+    /// What an exec may pass on; the ambient set is never more.
+    pub inheritable: u64,
+}
+
+/// The three sets of this process, in one call (capget(2)).
+///
+/// # Errors
+/// The kernel's.
+pub fn capabilities() -> Result<CapabilitySets, Errno> {
+    let mut data = [[0_u32; 3]; 2];
+    // SAFETY: the header is one of version 3, for which the kernel fills in two structures of three 32-bit numbers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, CAPABILITY_HEADER.as_ptr(), data.as_mut_ptr()) })?;
+    let set = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
+    let [[e0, p0, i0], [e1, p1, i1]] = data;
+    Ok(CapabilitySets { effective: set(e0, e1), permitted: set(p0, p1), inheritable: set(i0, i1) })
+}
+
+/// Sets all three at once (capset(2)). An ambient capability that is not inheritable any more goes as well.
+///
+/// # Errors
+/// EPERM: more than was permitted before, or effective than permitted now.
+pub fn set_capabilities(sets: CapabilitySets) -> Result<(), Errno> {
+    let half = |shift: u32| [sets.effective, sets.permitted, sets.inheritable].map(|set| (set >> shift) as u32);
+    let data = [half(0), half(32)];
+    // SAFETY: as for capget; the kernel reads the two structures.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, CAPABILITY_HEADER.as_ptr(), data.as_ptr()) }).map(drop)
+}
+
+/// _LINUX_CAPABILITY_VERSION_3, and 0 for this process (capget(2)).
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
+/// setresgid(2) and setresuid(2) of the process's only thread, each real, effective, saved. Not by the C library, which
+/// stops all threads for it: eight system calls of musl's.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_ids(gids: [u32; 3], uids: [u32; 3]) -> Result<(), Errno> {
+    #[cfg(target_pointer_width = "32")]
+    let (group, user) = (libc::SYS_setresgid32, libc::SYS_setresuid32);
+    #[cfg(not(target_pointer_width = "32"))]
+    let (group, user) = (libc::SYS_setresgid, libc::SYS_setresuid);
+    for (call, [real, effective, saved]) in [(group, gids), (user, uids)] {
+        // SAFETY: the arguments are numbers, and there is no other thread whose ids would stay.
+        Errno::result(unsafe { libc::syscall(call, real, effective, saved) })?;
+    }
+    Ok(())
+}
+
 /// Stops the three interval timers, which survive an exec (setitimer(2)).
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use crate::range::IdKind;
 use crate::report::Failure;
 use crate::{sys, userns};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat, stat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::File;
@@ -138,7 +138,8 @@ impl Target {
                     _ => return Err(Errno::EXDEV),
                 }
             }
-            other => other?,
+            // On the mount of the directory (RESOLVE_NO_XDEV), which is procfs's.
+            other => return other.map(File::from),
         };
         if is_procfs(&opened) { Ok(File::from(opened)) } else { Err(Errno::EXDEV) }
     }
@@ -210,7 +211,7 @@ pub fn one_line(map: &str) -> String {
 fn open_pid(pid: i32, shown: &str) -> Result<OwnedFd, TargetError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let path = format!("/proc/{pid}");
-    open(path.as_str(), flags, Mode::empty()).map_err(|error| {
+    openat(AT_FDCWD, path.as_str(), flags, Mode::empty()).map_err(|error| {
         let cause = match error {
             Errno::ENOENT | Errno::ESRCH => "no such process (it may have ended, or /proc hides it: hidepid)",
             other => other.desc(),

@@ -5,11 +5,11 @@
 use crate::report::reason;
 use core::ops::ControlFlow;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, readlinkat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -45,6 +45,8 @@ pub struct Version {
 #[derive(Debug)]
 pub struct Trusted {
     file: File,
+    /// Its size in bytes when it was opened.
+    size: u64,
     passed_over: bool,
 }
 
@@ -59,7 +61,7 @@ impl Trusted {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let mut at = PathBuf::from(path);
         for _ in 0..MAX_LINKS {
-            match open(&at, flags, Mode::empty()) {
+            match openat(AT_FDCWD, &at, flags, Mode::empty()) {
                 Ok(descriptor) => return Self::believe(File::from(descriptor), path),
                 Err(Errno::ELOOP) => at = roots_path(path, follow(path, &at)?)?,
                 Err(Errno::ENOENT) => return Err(Distrust::Missing),
@@ -91,7 +93,7 @@ impl Trusted {
         if meta.mode() & 0o022 != 0 {
             return refuse(&format!("its mode {:04o} lets others write it (chmod go-w {path})", meta.mode() & 0o7777));
         }
-        Ok(Self { file, passed_over: false })
+        Ok(Self { file, size: meta.size(), passed_over: false })
     }
 
     /// What tells this state of the file from a later one.
@@ -131,17 +133,23 @@ impl Trusted {
     /// # Errors
     /// What went wrong with reading, in words.
     pub fn each_line(&mut self, mut each: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<(), String> {
-        self.file.seek(SeekFrom::Start(0)).map_err(|e| reason(&e))?;
+        let mut offset = 0_u64;
         let mut buffer = LINES.lock().unwrap_or_else(PoisonError::into_inner);
         let mut filled = 0_usize;
         let mut number = 0_u64;
         let mut passing_over = false;
         loop {
-            let read = match self.file.read(buffer.get_mut(filled..).unwrap_or_default()) {
+            let space = buffer.get_mut(filled..).unwrap_or_default();
+            // The file as it was when it was opened: no read is spent on finding its end again.
+            let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX).min(space.len());
+            let space = space.get_mut(..left).unwrap_or_default();
+            let read = if left == 0 { Ok(0) } else { self.file.read_at(space, offset) };
+            let read = match read {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(reason(&error)),
             };
+            offset = offset.saturating_add(read as u64);
             let end = filled.saturating_add(read);
             let mut rest = buffer.get(..end).unwrap_or_default();
             while let Some((line, after)) = split_line(rest) {
@@ -202,7 +210,7 @@ fn roots_path(path: &str, mut to: PathBuf) -> Result<PathBuf, Distrust> {
 fn follow(path: &str, link: &Path) -> Result<PathBuf, Distrust> {
     let failed = |error: Errno| unfollowed(path, link, error.desc());
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let descriptor = File::from(open(link, flags, Mode::empty()).map_err(failed)?);
+    let descriptor = File::from(openat(AT_FDCWD, link, flags, Mode::empty()).map_err(failed)?);
     let owner = descriptor.metadata().map_err(|e| unfollowed(path, link, &reason(&e)))?.uid();
     if owner != 0 {
         return Err(unfollowed(path, link, &format!("it is a symbolic link of uid {owner}, not of root")));
@@ -248,7 +256,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, content).unwrap();
         let mut seen = Vec::new();
-        let mut file = Trusted { file, passed_over: false };
+        let size = file.metadata().unwrap().len();
+        let mut file = Trusted { file, size, passed_over: false };
         file.each_line(|number, line| {
             seen.push((number, line.len()));
             ControlFlow::Continue(())

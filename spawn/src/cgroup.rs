@@ -139,6 +139,56 @@ impl Cgroup {
     }
 }
 
+/// What is to be removed when the container has ended, for the program that waits for that.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Remains {
+    /// The name of cgdelegate's cgroup and where it was seen.
+    made: Option<(String, Made)>,
+    /// The leaves of [`Own`].
+    leaves: Vec<PathBuf>,
+}
+
+/// The cgroups of a container that lives: removed when this is dropped.
+#[derive(Debug, Default)]
+pub struct Kept {
+    cgroup: Option<Cgroup>,
+    own: Own,
+}
+
+impl Kept {
+    /// Of a start.
+    #[must_use]
+    pub fn new(cgroup: Option<Cgroup>, own: Own) -> Self {
+        Self { cgroup, own }
+    }
+
+    /// What another program would have to remove in this one's place.
+    #[must_use]
+    pub fn remains(&self) -> Remains {
+        let made = self.cgroup.as_ref().and_then(|cgroup| Some((cgroup.name.clone(), cgroup.made.clone()?)));
+        let node = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
+        let leaf = std::ffi::OsStr::from_bytes(self.own.leaf.as_bytes());
+        let leaves = self.own.nodes.iter().filter_map(node).map(|path| path.join(leaf)).collect();
+        Remains { made, leaves }
+    }
+}
+
+impl Remains {
+    /// Removes it.
+    pub fn remove(self) {
+        if let Some((name, made)) = self.made {
+            match Tool::find("cgdelegate", &tool::places(), "userns-helpers") {
+                Ok(tool) => drop(Cgroup { tool, name, limits: Vec::new(), made: Some(made) }),
+                Err(failure) => complain(&format!("the cgroup {name} stays: {}", failure.text)),
+            }
+        }
+        for leaf in self.leaves {
+            // As in Own's drop.
+            let _ = std::fs::remove_dir(leaf);
+        }
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Some(made) = self.made.take()
@@ -209,15 +259,16 @@ impl Own {
     /// `container` is a name without slashes.
     #[must_use]
     pub fn look(container: &str) -> Self {
-        // Root may write every cgroup, and none of them was given to him for that.
-        if nix::unistd::geteuid().is_root() {
-            return Self::default();
-        }
         let mut buffer = [0_u8; 4096];
         let text = sys::read_file(c"/proc/self/cgroup", &mut buffer).unwrap_or_default();
         let text = String::from_utf8_lossy(text);
-        // Mostly there is nothing: no look at any mount then.
-        let lines = text.lines().filter(|line| !line.ends_with(":/"));
+        // Mostly there is nothing: no look at any mount then. The v1 memory hierarchy is delegated by nobody.
+        let lines: Vec<&str> =
+            text.lines().filter(|line| !line.ends_with(":/") && !line.contains(":memory:")).collect();
+        // Root may write every cgroup, and none of them was given to him for that.
+        if lines.is_empty() || nix::unistd::geteuid().is_root() {
+            return Self::default();
+        }
         let mut own = Self { nodes: Vec::new(), leaf: c"".to_owned() };
         for line in lines {
             let Some(path) = directory(line).filter(|path| is_delegated(path)) else { continue };

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::ambient;
 use crate::cgroup::Asked;
 use crate::failure::{Failure, Outcome};
+use crate::life;
 use crate::plan::{self, Create, DEFAULT_PATH, Mounting, Plan, Source, User};
 use crate::rootfs::cli::CheckArgs;
 use crate::{settings, sys};
@@ -27,6 +28,8 @@ Examples:
   spawn run --bind \"$PWD:/work\" --workdir /work host -- make
   spawn run --net lxcbr0,ip=10.0.3.5/24,gw=10.0.3.1 ./rootfs -- ping -c1 10.0.3.1
                                              one with a network card on the bridge lxcbr0
+  spawn run -d ./c7/rootfs -- /sbin/init     a whole system in the background, called c7
+  spawn console c7; spawn exec c7 -- ps; spawn stop c7
   spawn hold host -- id | idmap | spawn go   the start of a container as a pipeline
   spawn check centos6                        what would stop a start, with causes and cures
 
@@ -56,6 +59,8 @@ pub enum Command {
     /// The command's standard input is the terminal (/dev/tty) if standard output or standard error is one, else what
     /// follows the record on standard input.
     Go,
+    #[command(flatten)]
+    Life(life::cli::Command),
     /// Look for everything that would stop a start: of this host and, when one is named, of a container
     ///
     /// One line for each finding, with the cause and the cure, as `rootfs check` prints them. Exit status: 78 when
@@ -143,12 +148,18 @@ pub struct Options {
     /// `run` only: wait for one byte on descriptor N before the command is executed; its end means give up
     #[arg(long, value_name = "N")]
     pub hold_fd: Option<i32>,
+    #[command(flatten)]
+    pub background: life::cli::Background,
     /// Command and arguments [default: the rootfs's init, if it has one, else /bin/sh -l]
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// A number of seconds, more than 0 and at most 1000000.
+///
+/// # Errors
+/// When it is none.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     if !(number > 0.0 && number <= 1e6) {
         return Err("must be more than 0 and at most 1000000".to_owned());
@@ -322,7 +333,7 @@ mod tests {
         let cli = Cli::try_parse_from(words.iter().copied()).map_err(|error| error.to_string())?;
         match cli.command {
             Command::Run(options) | Command::Hold(options) => Ok(options),
-            Command::Go | Command::Check(_) => Err("no options".to_owned()),
+            Command::Go | Command::Life(_) | Command::Check(_) => Err("no options".to_owned()),
         }
     }
 

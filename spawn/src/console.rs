@@ -14,6 +14,9 @@ use crate::sys;
 /// Bytes copied at once, either way.
 const CHUNK: usize = 16384;
 
+/// ^D, the end of file of a terminal in its usual mode.
+const END_OF_TRANSMISSION: u8 = 4;
+
 /// How long the last output of the command is waited for, in milliseconds.
 const DRAIN: u16 = 200;
 
@@ -59,11 +62,16 @@ impl Stdio {
     /// # Errors
     /// The errno of fcntl(2).
     pub fn own() -> std::io::Result<Self> {
-        Ok(Self::new([
-            std::io::stdin().as_fd().try_clone_to_owned()?,
-            std::io::stdout().as_fd().try_clone_to_owned()?,
-            std::io::stderr().as_fd().try_clone_to_owned()?,
-        ]))
+        Ok(Self::new([sys::take(0)?, sys::take(1)?, sys::take(2)?]))
+    }
+
+    /// None of the caller's: all three are the console.
+    ///
+    /// # Errors
+    /// The errno of open(2).
+    pub fn console() -> std::io::Result<Self> {
+        let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        Ok(Self { fds: [null()?, null()?, null()?], terminals: [true; 3] })
     }
 
     /// Bit N is set when descriptor N of the command is the console: a terminal of the host is never handed in, for
@@ -100,6 +108,13 @@ impl Pending {
         (self.from, self.to) = (0, 0);
         self.to = sys::read(fd.as_raw_fd(), &mut self.bytes)?;
         Ok(self.to)
+    }
+
+    fn set(&mut self, byte: u8) {
+        if let Some(first) = self.bytes.first_mut() {
+            *first = byte;
+            (self.from, self.to) = (0, 1);
+        }
     }
 
     fn left(&self) -> &[u8] {
@@ -217,6 +232,11 @@ impl Console {
             End::Input => {
                 let Some(input) = &self.input else { return Typed::Text };
                 match self.inward.fill(input.as_fd()) {
+                    // A pipe that was made a terminal of has ended: what a person types then.
+                    Ok(0) if !nix::unistd::isatty(input).unwrap_or(false) => {
+                        self.input = None;
+                        self.inward.set(END_OF_TRANSMISSION);
+                    }
                     Ok(0) | Err(Errno::EIO | Errno::ENXIO) => {
                         self.input = None;
                         return Typed::Hangup;
@@ -302,7 +322,7 @@ fn writable(fd: &OwnedFd) -> bool {
 
 /// Raw mode: the container's console does all that a terminal does. Where the command's output goes elsewhere, into a
 /// pipe whose reader may write to the terminal, the output side stays as it is.
-fn make_raw(terminal: &OwnedFd, whole: bool) {
+pub fn make_raw(terminal: &OwnedFd, whole: bool) {
     let Ok(saved) = termios::tcgetattr(terminal) else { return };
     let Ok(copy) = terminal.try_clone() else { return };
     let mut raw = saved.clone();

@@ -118,6 +118,13 @@ fn at(path: &Path) -> Found {
     Found { name: Place::Directory(path.to_owned()).name(), place: Place::Directory(inner), config }
 }
 
+/// Where named containers are: `$XDG_DATA_HOME/spawn`.
+#[must_use]
+pub fn data_directory() -> Option<PathBuf> {
+    let data = ambient::directory("XDG_DATA_HOME");
+    Some(data.or_else(|| Some(ambient::directory("HOME")?.join(".local/share")))?.join("spawn"))
+}
+
 /// Looks at a rootfs before anything is started: whether it is one, whose it is, and whether this kernel can run it.
 ///
 /// # Errors

@@ -18,10 +18,10 @@ use crate::ambient;
 use crate::child::{Child, Map, Tools};
 use crate::client::{Client, Request};
 use crate::console::Stdio;
-use crate::failure::{Failure, Outcome, words};
+use crate::failure::{Failure, OWN_FAILURE, Outcome, words};
 use crate::plan::Plan;
 use crate::supervise::{Signals, Supervisor, time_left};
-use crate::{complain, sys};
+use crate::{complain, supervise, sys};
 
 /// The directory of one container's run state; removed at the end.
 struct RunDirectory {
@@ -33,7 +33,7 @@ impl RunDirectory {
     /// Makes `$XDG_RUNTIME_DIR/spawn/NAME.PID` or, without a usable $XDG_RUNTIME_DIR, the same in /tmp/spawn-UID.
     fn make(name: &str) -> Outcome<Self> {
         let uid = nix::unistd::geteuid().as_raw();
-        let top = Self::top(uid);
+        let top = top(uid);
         make_private(&top, uid)?;
         sweep(&top);
         let owner = nix::unistd::getpid();
@@ -44,15 +44,17 @@ impl RunDirectory {
         Ok(Self { path, owner })
     }
 
-    fn top(uid: u32) -> PathBuf {
-        let runtime = ambient::directory("XDG_RUNTIME_DIR");
-        let runtime = runtime.filter(|path| private(path, uid).is_ok());
-        runtime.map_or_else(|| PathBuf::from(format!("/tmp/spawn-{uid}")), |path| path.join("spawn"))
-    }
-
     fn socket(&self) -> PathBuf {
         self.path.join("control")
     }
+}
+
+/// The directory of this user's run state: `$XDG_RUNTIME_DIR/spawn`, or /tmp/spawn-UID without a usable one.
+#[must_use]
+pub fn top(uid: u32) -> PathBuf {
+    let runtime = ambient::directory("XDG_RUNTIME_DIR");
+    let runtime = runtime.filter(|path| private(path, uid).is_ok());
+    runtime.map_or_else(|| PathBuf::from(format!("/tmp/spawn-{uid}")), |path| path.join("spawn"))
 }
 
 impl Drop for RunDirectory {
@@ -91,18 +93,36 @@ pub fn clear_up(control: &Path) {
     }
 }
 
-fn make_private(path: &Path, uid: u32) -> Outcome<()> {
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Failure::own(format!("cannot make the directory {}: {error}", path.display())))
+/// Makes a directory with mode 0700 unless it is there.
+///
+/// # Errors
+/// As [`private`].
+pub fn make_private(path: &Path, uid: u32) -> Outcome<()> {
+    // Again when another process found it empty and removed it.
+    for _ in 0..100 {
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Failure::own(format!("cannot make the directory {}: {error}", path.display())));
+            }
+            _ if std::fs::symlink_metadata(path).is_ok() => break,
+            _ => {}
         }
-        _ => private(path, uid),
     }
+    private(path, uid)
+}
+
+/// Whether `name` is that of a holder's directory, NAME.PID, which [`sweep`] sees to.
+#[must_use]
+pub fn is_of_a_holder(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, pid)| pid.parse::<u32>().is_ok())
 }
 
 /// A real directory of this user that nobody else can enter.
-fn private(path: &Path, uid: u32) -> Outcome<()> {
-    let wrong = |why: String| Failure::own(format!("{} cannot hold the control socket: {why}", path.display()));
+///
+/// # Errors
+/// When it is none.
+pub fn private(path: &Path, uid: u32) -> Outcome<()> {
+    let wrong = |why: String| Failure::own(format!("{} cannot hold the run state: {why}", path.display()));
     let data = std::fs::symlink_metadata(path).map_err(|error| wrong(error.to_string()))?;
     if !data.is_dir() || data.uid() != uid || data.mode() & 0o077 != 0 {
         return Err(wrong(format!(
@@ -128,7 +148,7 @@ pub fn hold(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration) ->
             match sys::read(reader.as_raw_fd(), &mut code) {
                 Ok(1) => Ok(code[0]),
                 _ => {
-                    let path = RunDirectory::top(nix::unistd::geteuid().as_raw()).join(format!("{}.{pid}", plan.name));
+                    let path = top(nix::unistd::geteuid().as_raw()).join(format!("{}.{pid}", plan.name));
                     clear_up(&path.join("control"));
                     let _ = std::fs::remove_dir(path);
                     Err(Failure::own("the holder has died"))
@@ -264,6 +284,9 @@ impl Holder {
                 let deadline = Instant::now() + timeout;
                 let result = Supervisor::release(child, plan, stdio, signals, deadline, Some(client))
                     .and_then(|supervisor| supervisor.watch(|| ()));
+                // Without a `Life` there is one turn only.
+                let result =
+                    result.map(|turn| if let supervise::Turn::Ended(code) = turn { code } else { OWN_FAILURE });
                 drop(directory);
                 // The client has been told, and prints it.
                 Ok(result.unwrap_or_else(|failure| failure.code))

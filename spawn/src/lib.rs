@@ -31,8 +31,12 @@ mod hold;
 mod hooks;
 mod identity;
 mod layers;
+mod life;
 mod mounting;
 mod mounts {
+    pub mod sys;
+}
+pub(crate) mod memory {
     pub mod sys;
 }
 mod netlink;
@@ -47,56 +51,69 @@ mod setup;
 mod sockets {
     pub mod sys;
 }
+mod state;
 mod status;
 mod supervise;
 mod sys;
 mod tool;
 
 use std::io::Write;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use helper::start::sys::words;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
 use attach::Attacher;
-use cgroup::{Asked, Own};
+use cgroup::{Asked, Kept, Own};
 use child::{Child, Map, Tools};
 use cli::{Cli, Command, MapOption, Options};
 use config::HookKind;
 use console::Stdio;
 use failure::{Failure, OWN_FAILURE, Outcome, USAGE};
+use life::Life;
+pub use memory::sys::Arena;
 use plan::Plan;
 use status::{State, Status};
-use supervise::{Signals, Supervisor};
+use supervise::{Signals, Supervisor, Turn};
 
 /// The program: exit status as in spawn(1).
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
+    // A pipe without a reader is an error of the write. The child sets it back for the command.
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    let _ = sys::set_disposition(Signal::SIGPIPE, &ignore);
     std::panic::set_hook(Box::new(|info| {
         console::restore_terminal();
         complain(&format!("internal error: {info}"));
         sys::exit_now(i32::from(OWN_FAILURE));
     }));
-    let cli = match Cli::try_parse() {
+    if let Some(code) = life::detach::is_supervisor() {
+        sys::exit_now(i32::from(code));
+    }
+    let cli = match Cli::try_parse_from(words()) {
         Ok(cli) => cli,
         Err(error) => return say_usage(&error),
     };
-    if let Command::Run(options) | Command::Hold(options) = &cli.command
-        && options.map == Some(MapOption::Own)
-        && let Err(failure) = own_program::seal()
-    {
+    let with_own_id = match &cli.command {
+        Command::Run(options) | Command::Hold(options) => options.map == Some(MapOption::Own),
+        Command::Life(command) => command.enters_own_id(),
+        Command::Go | Command::Check(_) => false,
+    };
+    if with_own_id && let Err(failure) = own_program::seal() {
         complain(&failure.text);
-        return ExitCode::from(failure.code);
+        return failure.code;
     }
     let named = match &cli.command {
         Command::Run(options) => [options.info_fd, options.hold_fd],
-        Command::Hold(_) | Command::Go | Command::Check(_) => [None, None],
+        Command::Hold(_) | Command::Go | Command::Check(_) | Command::Life(_) => [None, None],
     };
     close_foreign_descriptors(named.into_iter().flatten().filter(|fd| *fd > 2).collect());
     let result = match &cli.command {
         Command::Run(options) => run(options),
         Command::Hold(options) => hold_container(options),
         Command::Go => go::go(),
+        Command::Life(command) => life::command(command),
         Command::Check(words) => {
             rootfs::cli::spawn_check(words).map_err(|error| Failure { code: error.status, text: error.text })
         }
@@ -111,15 +128,16 @@ pub fn main() -> ExitCode {
 
 /// Help and version go to standard output. A wrong command line of `run` and `go` is 125, so that it cannot be taken
 /// for an exit status of the command.
-fn say_usage(error: &clap::Error) -> ExitCode {
+fn say_usage(error: &clap::Error) -> u8 {
     let asked = !error.use_stderr();
     let _ = error.print();
-    let passes_on = std::env::args_os().nth(1).is_some_and(|word| word == "run" || word == "go");
-    ExitCode::from(match (asked, passes_on) {
+    let _ = std::io::stdout().flush();
+    let passes_on = words().get(1).is_some_and(|word| ["run", "go", "exec"].iter().any(|name| word == *name));
+    match (asked, passes_on) {
         (true, _) => 0,
         (false, true) => OWN_FAILURE,
         (false, false) => USAGE,
-    })
+    }
 }
 
 /// Prints one line on standard error; nothing if there is nobody to read it.
@@ -174,7 +192,18 @@ fn check_root(plan: &Plan, map: &Map, options: &Options) -> Outcome<()> {
 
 fn run(options: &Options) -> Outcome<u8> {
     let mut status = Status::open(options.info_fd)?;
-    let result = start_and_watch(options, &mut status);
+    if options.background.detach {
+        return life::detach::run(options, status);
+    }
+    let mut life = Life::new(options, false)?;
+    let result = loop {
+        match start_and_watch(options, &mut status, life) {
+            Ok(Turn::Ended(code)) => break Ok(code),
+            Ok(Turn::Again(again)) => life = *again,
+            Ok(Turn::Running(_)) => break Err(Failure::own("the container went to the background unasked")),
+            Err(failure) => break Err(failure),
+        }
+    };
     status.tell(&match &result {
         Ok(code) => State::Exited { code: *code },
         Err(failure) => State::Failed { code: failure.code, error: &failure.text },
@@ -182,18 +211,24 @@ fn run(options: &Options) -> Outcome<u8> {
     result
 }
 
-fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
+/// One start, and the watch over it. `life`: what a container keeps from one start to the next.
+fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Outcome<Turn> {
     let deadline = Instant::now() + options.timeout;
-    let hold = status::named("--hold-fd", options.hold_fd)?;
+    let hold = if life.is_first() { status::named("--hold-fd", options.hold_fd)? } else { None };
     // Step by step only when somebody wants to know of the steps, or has something to do between them.
     let held = hold.is_some() || status.is_some() || !options.net.is_empty();
     let mut plan = options.plan(held)?;
     let held = plan.held;
     let map = map_of(options, &plan)?;
     check_root(&plan, &map, options)?;
+    if life.is_detached() && plan.config.hooks(HookKind::PostStop).next().is_some() {
+        return Err(Failure::own(
+            "lxc.hook.post-stop is run by a spawn in the foreground only: without --detach, or `-s lxc.hook.post-stop=`",
+        ));
+    }
     hooks::run(&plan, HookKind::PreStart, None)?;
     let tools = Tools::find(&map)?;
-    // Removed when this function returns, whatever becomes of the container.
+    // Removed when this function fails; kept with the container once that is there.
     let mut cgroup = Asked { more: &plan.limits, ..options.cgroup() }.find(&plan.name)?;
     if cgroup.is_none() {
         plan.own_cgroup = Own::look(&plan.name);
@@ -204,10 +239,13 @@ fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
         }
     }
     let attacher = Attacher::find(&plan.cards)?;
-    let stdio = Stdio::own().map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
+    let stdio = if life.is_detached() { Stdio::console() } else { Stdio::own() }
+        .map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
     let signals = Signals::block()?;
     let child = Child::start(&plan)?;
     let mut prepare = || {
+        // The child is at work meanwhile.
+        life.register(&mut plan, options, &child)?;
         if status.is_some() {
             status.tell(&State::Created { pid: child.pid, start: child.start_time()?, name: &plan.name });
         }
@@ -227,11 +265,15 @@ fn start_and_watch(options: &Options, status: &mut Status) -> Outcome<u8> {
         child.end();
         return Err(failure);
     }
+    life.keep(Kept::new(cgroup, std::mem::take(&mut plan.own_cgroup)));
     // The time for the go does not count against the start.
     let deadline = if hold.is_some() { Instant::now() + options.timeout } else { deadline };
-    let result =
-        Supervisor::release(child, &plan, stdio, signals, deadline, None)?.watch(|| status.tell(&State::Running));
-    hooks::run(&plan, HookKind::PostStop, None)?;
+    let result = Supervisor::release(child, &plan, stdio, signals, deadline, None)?
+        .with(life)
+        .watch(|| status.tell(&State::Running));
+    if !matches!(result, Ok(Turn::Running(_))) {
+        hooks::run(&plan, HookKind::PostStop, None)?;
+    }
     result
 }
 
@@ -253,6 +295,11 @@ fn hold_container(options: &Options) -> Outcome<u8> {
         Some(MapOption::Auto) => Map::whole()?,
         None => Map::Stage,
     };
+    if options.background.any() {
+        return Err(Failure::own(
+            "--detach and --console-log are for `spawn run`: the holder is in the background anyway",
+        ));
+    }
     let plan = options.plan(true)?;
     if !plan.config.hooks.is_empty() {
         return Err(Failure::own(

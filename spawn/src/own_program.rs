@@ -9,14 +9,15 @@
 use std::ffi::CString;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
+use helper::start::sys::words;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::ambient;
-use crate::failure::{Failure, Outcome, words};
+use crate::failure::{self, Failure, Outcome};
 
 const SELF: &str = "/proc/self/exe";
 
@@ -39,14 +40,15 @@ pub fn seal() -> Outcome<()> {
         return Ok(());
     }
     let copy = memfd_create(c"spawn", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-        .map_err(|errno| fail("make a copy in memory", words(errno)))?;
+        .map_err(|errno| fail("make a copy in memory", failure::words(errno)))?;
     let mut copy = std::fs::File::from(copy);
     std::io::copy(&mut file, &mut copy)
         .and_then(|_| copy.seek(SeekFrom::Start(0)))
         .map_err(|error| fail("make a copy in memory", error.to_string()))?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| fail("seal the copy in memory", words(errno)))?;
-    let arguments: Vec<CString> = std::env::args_os().filter_map(|word| CString::new(word.into_vec()).ok()).collect();
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))
+        .map_err(|errno| fail("seal the copy in memory", failure::words(errno)))?;
+    let arguments: Vec<CString> = words().iter().filter_map(|word| CString::new(word.as_bytes()).ok()).collect();
     let Err(errno) = nix::unistd::fexecve(copy.as_fd(), &arguments, &ambient::all());
-    Err(fail("execute the copy in memory", words(errno)))
+    Err(fail("execute the copy in memory", failure::words(errno)))
 }

@@ -32,7 +32,7 @@ const PLAIN_ATTRIBUTES: u32 = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | s
 
 /// The parent's GO: which standard descriptors are the console, whether it is the controlling terminal, the size of its
 /// window (zero: none is known), and the descriptors that came with it.
-struct Go {
+pub struct Go {
     console: u8,
     controlling: bool,
     size: [u8; 4],
@@ -122,7 +122,10 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
 }
 
 /// Waits for one word of the parent. Anything else, end of file above all, means abort.
-fn wait_for<'a>(channel: RawFd, word: u8) -> Try<'a, Go> {
+///
+/// # Errors
+/// When it is to be aborted.
+pub fn wait_for<'a>(channel: RawFd, word: u8) -> Try<'a, Go> {
     let mut message = [0_u8; 8];
     let mut fds = [-1; 3];
     let length = sys::receive_message(channel, &mut message, &mut fds).map_err(at(Step::Channel, c""))?;
@@ -390,7 +393,10 @@ fn mount_run<'a>(root: RawFd) -> Try<'a> {
 }
 
 /// The last part, inside the new root: session, terminal, user, working directory, exec.
-fn start_command<'a>(
+///
+/// # Errors
+/// At the first thing that the kernel refuses, the exec included.
+pub fn start_command<'a>(
     plan: &'a Plan,
     argv: &[*const c_char],
     environment: &mut [*const c_char],
@@ -470,7 +476,9 @@ fn become_user<'a>(plan: &Plan, identity: &Identity, slave: RawFd) -> Try<'a> {
         sys::set_groups(&identity.groups).map_err(user())?;
     }
     // The user's own terminal, as login(1) does; its group (tty) stays.
-    sys::change_owner(slave, identity.uid).map_err(user())?;
+    if slave >= 0 {
+        sys::change_owner(slave, identity.uid).map_err(user())?;
+    }
     sys::become_ids(identity.uid, identity.gid).map_err(user())?;
     sys::die_with_parent().map_err(at(Step::Guard, c""))
 }

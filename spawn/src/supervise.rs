@@ -15,6 +15,7 @@ use crate::client::{Client, Request};
 use crate::console::{Console, End, Stdio, Typed};
 use crate::explain;
 use crate::failure::{Failure, Outcome, words};
+use crate::life::{Life, server};
 use crate::plan::Plan;
 use crate::report;
 use crate::sys;
@@ -106,6 +107,9 @@ pub struct Supervisor {
     /// Whether the child may still say something.
     open: bool,
     deadline: Option<Instant>,
+    life: Option<Life>,
+    /// Whether the command has entered a container of another supervisor, where it is not process 1.
+    guest: bool,
     /// Set when a signal has ended the container in the command's stead.
     ended_by: Option<i32>,
     failure: Option<Failure>,
@@ -118,6 +122,17 @@ enum Source {
     Channel,
     Client,
     Console(End),
+    Server(server::End),
+}
+
+/// How a watch came to its end.
+pub enum Turn {
+    /// The container has ended, with this status for the shell.
+    Ended(u8),
+    /// It has ended and wants to be started again.
+    Again(Box<Life>),
+    /// It runs and is to be watched in the background.
+    Running(Box<Supervisor>),
 }
 
 impl Supervisor {
@@ -156,6 +171,8 @@ impl Supervisor {
             state: State::Starting,
             open: true,
             deadline: Some(deadline),
+            life: None,
+            guest: false,
             ended_by: None,
             failure: None,
         };
@@ -166,12 +183,38 @@ impl Supervisor {
         }
     }
 
-    /// Watches until the container has ended: the exit status for the shell. The client has been told everything;
+    /// Gives it a name and a socket.
+    #[must_use]
+    pub fn with(mut self, life: Life) -> Self {
+        self.life = Some(life);
+        self
+    }
+
+    /// The command is not process 1.
+    #[must_use]
+    pub fn into_guest(mut self) -> Self {
+        self.guest = true;
+        self
+    }
+
+    /// The container's name in the run state.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.life.as_ref().map(Life::name).unwrap_or_default()
+    }
+
+    /// What is kept of it in the background: its child and what it registered.
+    #[must_use]
+    pub fn into_parts(self) -> (Child, Option<Life>) {
+        (self.child, self.life)
+    }
+
+    /// Watches until the container has ended, or runs in the background. The client has been told everything;
     /// `running` is called when the command has been executed.
     ///
     /// # Errors
     /// When the command has not been executed.
-    pub fn watch(mut self, mut running: impl FnMut()) -> Outcome<u8> {
+    pub fn watch(mut self, mut running: impl FnMut()) -> Outcome<Turn> {
         let mut told = false;
         loop {
             let (mut sources, mut fds) = (Vec::with_capacity(8), Vec::with_capacity(8));
@@ -190,6 +233,12 @@ impl Supervisor {
             if let Some(console) = &self.console {
                 for (end, fd, events) in console.interests() {
                     sources.push(Source::Console(end));
+                    fds.push(PollFd::new(fd, events));
+                }
+            }
+            if let Some(life) = &self.life {
+                for (end, fd, events) in life.interests() {
+                    sources.push(Source::Server(end));
                     fds.push(PollFd::new(fd, events));
                 }
             }
@@ -219,7 +268,15 @@ impl Supervisor {
                     Source::Channel => self.open = self.hear(),
                     Source::Client => self.serve(),
                     Source::Console(end) => self.console_ready(end, events),
+                    Source::Server(end) => {
+                        if let Some(life) = &mut self.life {
+                            life.serve(end, events, self.child.pidfd.as_fd());
+                        }
+                    }
                 }
+            }
+            if let Some(life) = &mut self.life {
+                life.sweep();
             }
             if ended {
                 // Its last words may have come in the same moment.
@@ -228,6 +285,12 @@ impl Supervisor {
             if self.state == State::Running && !told {
                 told = true;
                 running();
+                if let Some(life) = &mut self.life {
+                    life.runs()?;
+                    if life.is_detached() {
+                        return Ok(Turn::Running(Box::new(self)));
+                    }
+                }
             }
             if ended {
                 return self.finish();
@@ -251,8 +314,13 @@ impl Supervisor {
     fn hear(&mut self) -> bool {
         let mut message = [0_u8; report::MAX_MESSAGE];
         let mut fds = [-1; 3];
-        let length = sys::receive_message(self.child.channel.as_raw_fd(), &mut message, &mut fds).unwrap_or(0);
-        let message = message.get(..length).unwrap_or_default();
+        let channel = self.child.channel.as_raw_fd();
+        let length = match sys::receive_message(channel, &mut message, &mut fds) {
+            // It has ended without having read our word; what it has said before comes next.
+            Err(Errno::ECONNRESET) => sys::receive_message(channel, &mut message, &mut fds),
+            result => result,
+        };
+        let message = message.get(..length.unwrap_or(0)).unwrap_or_default();
         let [master, slave, _] = fds.map(sys::own);
         match message.first() {
             None => {
@@ -281,6 +349,9 @@ impl Supervisor {
         let (Some(master), Some(slave)) = (master, slave) else {
             return self.give_up("has sent no console: too many open files?");
         };
+        if let Some(life) = self.life.as_mut().filter(|life| life.is_detached()) {
+            return life.keep_console(master, slave);
+        }
         match Console::new(master, slave, &self.stdio) {
             Ok(console) => self.console = Some(console),
             Err(error) => self.give_up(&format!("has no console: {error}")),
@@ -325,7 +396,7 @@ impl Supervisor {
             Typed::Signal(signal) => {
                 // The console signals its foreground group. When the command itself, pid 1, is in it and has not said
                 // what to do, the kernel drops the signal for pid 1 alone; anywhere else it would end the command.
-                if console.foreground() == self.child.pid && !self.init {
+                if console.foreground() == self.child.pid && !self.init && !self.guest {
                     self.end_if_default(signal);
                 }
             }
@@ -346,14 +417,17 @@ impl Supervisor {
             self.ended_by = Some(signal);
             return self.kill();
         }
+        if self.guest {
+            let _ = sys::signal_process(self.child.pidfd.as_fd(), signal);
+            return;
+        }
         if self.init && signal == libc::SIGTERM {
             // An init takes SIGTERM for something else (upstart and systemd execute themselves again).
-            let halt = if dispositions(self.child.pid).is_some_and(|d| d.blocked & bit(SYSTEMD_HALT) != 0) {
-                SYSTEMD_HALT
-            } else {
-                libc::SIGPWR
-            };
+            let halt = halt_signal(self.child.pid, self.life.as_ref().and_then(Life::halt));
             let _ = sys::signal_process(self.child.pidfd.as_fd(), halt);
+            if let Some(life) = &mut self.life {
+                life.stops();
+            }
             return;
         }
         if self.init || !self.end_if_default(signal) {
@@ -364,8 +438,7 @@ impl Supervisor {
     /// The kernel drops every signal to pid 1 of a pid namespace that it has not set up. A command that is pid 1 only
     /// because it is alone in its container is ended in its stead, as the signal would have done outside.
     fn end_if_default(&mut self, signal: i32) -> bool {
-        let default =
-            dispositions(self.child.pid).is_some_and(|d| (d.blocked | d.ignored | d.caught) & bit(signal) == 0);
+        let default = is_default(self.child.pid, signal);
         if default {
             self.ended_by = Some(signal);
             self.kill();
@@ -373,12 +446,22 @@ impl Supervisor {
         default
     }
 
-    fn finish(mut self) -> Outcome<u8> {
+    fn finish(mut self) -> Outcome<Turn> {
         let waited = sys::wait_child(self.child.pidfd.as_fd());
         if let Some(console) = self.console.take() {
             console.finish();
         }
+        let reboots = matches!(waited, Ok((_, libc::SIGHUP)))
+            && self.ended_by.is_none()
+            && self.failure.is_none()
+            && self.state == State::Running;
         let result = self.result(waited);
+        if result.is_ok()
+            && self.ended_by.is_none()
+            && let Some(life) = self.life.take_if(|life| life.goes_on(reboots))
+        {
+            return Ok(Turn::Again(Box::new(life)));
+        }
         if let Some(client) = &mut self.client {
             match &result {
                 Ok(code) => client.say(&format!("exited {code}")),
@@ -388,7 +471,10 @@ impl Supervisor {
                 }
             }
         }
-        result
+        if let (Ok(code), Some(life)) = (&result, &mut self.life) {
+            life.ended(*code, self.child.pidfd.as_fd());
+        }
+        result.map(Turn::Ended)
     }
 
     fn result(&self, waited: sys::Call<(u8, i32)>) -> Outcome<u8> {
@@ -406,9 +492,30 @@ impl Supervisor {
                 _ => format!("the container was killed by signal {signal} before it started"),
             }));
         }
-        // reboot(2) inside: halt and power off end pid 1 by SIGINT, which is how an init stops well.
-        Ok(if self.init && signal == libc::SIGINT { 0 } else { code })
+        Ok(exit_code(self.init, code, signal))
     }
+}
+
+/// The status for the shell of a process 1 that has ended by itself. reboot(2) inside: halt and power off end it by
+/// SIGINT, which is how an init stops well.
+#[must_use]
+pub const fn exit_code(init: bool, code: u8, signal: i32) -> u8 {
+    if init && signal == libc::SIGINT { 0 } else { code }
+}
+
+/// The signal by which an init halts, as LXC chooses it: the configured one, else SIGRTMIN+3 if it blocks that (systemd
+/// reads it from a signalfd), else SIGPWR.
+#[must_use]
+pub fn halt_signal(pid: i32, configured: Option<i32>) -> i32 {
+    configured.unwrap_or_else(|| {
+        if dispositions(pid).is_some_and(|d| d.blocked & bit(SYSTEMD_HALT) != 0) { SYSTEMD_HALT } else { libc::SIGPWR }
+    })
+}
+
+/// Whether a process has said nothing about `signal`: the kernel drops it then if the process is process 1.
+#[must_use]
+pub fn is_default(pid: i32, signal: i32) -> bool {
+    dispositions(pid).is_some_and(|d| (d.blocked | d.ignored | d.caught) & bit(signal) == 0)
 }
 
 fn bit(signal: i32) -> u64 {

@@ -110,11 +110,12 @@ pub fn exec_tool(path: &CStr, argv: &[&CStr], output: BorrowedFd<'_>) -> Call<Ow
     let mut pointers: Vec<*const c_char> = argv.iter().map(|word| word.as_ptr()).collect();
     pointers.push(core::ptr::null());
     let mut start = ToolStart { path: path.as_ptr(), argv: pointers.as_ptr(), output: output.as_raw_fd(), errno: 0 };
-    let mut stack = vec![0_u128; 1024];
+    // Enough for a few system calls, and nothing that has to be fetched or cleared.
+    let mut stack = [const { core::mem::MaybeUninit::<u128>::uninit() }; 512];
     let top = stack.as_mut_ptr_range().end;
     let mut pidfd: c_int = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: the stack is 16 KiB, aligned, used by nobody else; `start` and `pointers` outlive the child's use, which
+    // SAFETY: the stack is 8 KiB, aligned, used by nobody else; `start` and `pointers` outlive the child's use, which
     // ends at its exec or exit, before clone returns here.
     let pid = unsafe { libc::clone(tool_main, top.cast(), flags, (&raw mut start).cast(), &raw mut pidfd) };
     if pid < 0 {

@@ -51,7 +51,6 @@ impl Tool {
     /// # Errors
     /// When it is missing, or is there but holds no privilege.
     pub fn find(name: &'static str, places: &[PathBuf], source: &str) -> Outcome<Self> {
-        let root = nix::unistd::geteuid().is_root();
         let mut powerless = None;
         for place in places {
             let path = place.join(name);
@@ -59,7 +58,9 @@ impl Tool {
             if !data.is_file() || data.permissions().mode() & 0o111 == 0 {
                 continue;
             }
-            let privileged = root || (data.mode() & 0o4000 != 0 && data.uid() == 0) || has_capability(&path);
+            let privileged = (data.mode() & 0o4000 != 0 && data.uid() == 0)
+                || has_capability(&path)
+                || nix::unistd::geteuid().is_root();
             if privileged {
                 return Ok(Self { name, path });
             }

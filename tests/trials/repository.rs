@@ -15,10 +15,10 @@ const PRIVILEGED: [&str; 3] = ["newuidmap-rs", "usernet", "cgdelegate"];
 const NOT_IN_NEWUIDMAP: [&str; 4] = ["allotment.rs", "handoff.rs", "handover.rs", "handover/sys.rs"];
 
 /// Most lines (no tests, blanks, comments) that are read by who reads all of newuidmap: shared modules and its own.
-const NEWUIDMAP_BUDGET: usize = 1950;
+const NEWUIDMAP_BUDGET: usize = 2000;
 
-/// Most such lines in the library's sys.rs, where the unsafe code is.
-const SYS_BUDGET: usize = 90;
+/// Most such lines in the files called sys.rs, where the unsafe code is.
+const SYS_BUDGET: usize = 165;
 
 type Check = Result<Completion, Failed>;
 
@@ -145,8 +145,8 @@ fn budget() -> Check {
         }
         let lines = code(&path).len();
         total += lines;
-        if name == "sys.rs" {
-            sys = lines;
+        if path.ends_with("sys.rs") {
+            sys += lines;
         }
     }
     assert!(total > 300 && sys > 20, "the sources were found: {total} lines, {sys} of sys.rs");

@@ -1,10 +1,5 @@
 //! newgidmap: writes the gid_map of a process of the caller, with ids that /etc/subgid grants him.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(not(test), no_main)]
 
-use helper::{newidmap, range::IdKind};
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    newidmap::run(IdKind::Gid)
-}
+helper::program!(helper::newidmap::run(helper::range::IdKind::Gid));

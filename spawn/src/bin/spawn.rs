@@ -1,5 +1,7 @@
 //! `spawn`: see spawn(1).
+#![cfg_attr(not(test), no_main)]
 
-fn main() -> std::process::ExitCode {
-    spawn::main()
-}
+#[global_allocator]
+static MEMORY: spawn::Arena = spawn::Arena;
+
+helper::program!(spawn::main());

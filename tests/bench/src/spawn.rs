@@ -90,6 +90,19 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
             None,
         ),
     ];
+    match make_floor(fixture) {
+        Ok(floor) => {
+            let words = format!("{root} {} {COUNT} /bin/true", fixture.first);
+            let command = Command::new(&floor, words.split(' '), &theirs);
+            rows.push(Row {
+                name: "the least in C, with the system's map tools",
+                command,
+                goal: Some(0.6),
+                times: Times::default(),
+            });
+        }
+        Err(error) => println!("tests/bench/floor.c: {error}"),
+    }
     for (name, program, words, goal) in peers {
         match find(program) {
             Some(path) => {
@@ -144,6 +157,19 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Compiles floor.c, with musl where its compiler is at hand: its start is the cheapest there is.
+fn make_floor(fixture: &Fixture) -> io::Result<std::path::PathBuf> {
+    let source = fixture.dir.join("floor.c");
+    fs::write(&source, include_str!("../floor.c"))?;
+    let built = fixture.dir.join("floor");
+    let Some(compiler) = find("musl-gcc").or_else(|| find("cc")) else {
+        return Err(io::Error::other("no C compiler (apt: gcc musl-tools), so no floor to compare with"));
+    };
+    let status =
+        std::process::Command::new(&compiler).args(["-O2", "-static", "-o"]).arg(&built).arg(&source).status()?;
+    if status.success() { Ok(built) } else { Err(io::Error::other(format!("{}: {status}", compiler.display()))) }
 }
 
 /// A rootfs with one program, owned by the first subordinate id, which is root inside.

@@ -176,6 +176,25 @@ impl<'a> Case<'a> {
     /// Waits until no process but this one is left, nor anything that a start makes on the host.
     #[track_caller]
     pub fn nothing_left(&mut self, why: &str) {
+        self.no_process_left(why);
+        for directory in [format!("{RUNTIME}/spawn"), format!("/tmp/spawn-{}", ALICE.uid)] {
+            let names: Vec<_> =
+                fs::read_dir(&directory).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
+            assert!(names.is_empty(), "{why}: {directory} still holds {names:?}");
+        }
+    }
+
+    /// After a SIGKILL of `spawn`: every process goes by itself, and the run state with the next command.
+    #[track_caller]
+    pub fn nothing_left_of_killed(&mut self, why: &str) {
+        self.no_process_left(why);
+        let outcome = self.spawn(&["ls"]).run(self.world);
+        assert_eq!((outcome.code(), outcome.out().as_str()), (Some(0), ""), "{why}: {}", outcome.text());
+        self.nothing_left(why);
+    }
+
+    #[track_caller]
+    fn no_process_left(&self, why: &str) {
         let begin = Instant::now();
         loop {
             let left = processes();
@@ -185,11 +204,6 @@ impl<'a> Case<'a> {
             let text: Vec<String> = left.iter().map(|pid| format!("{pid}: {}", command_line(*pid))).collect();
             assert!(begin.elapsed() < Duration::from_secs(20), "{why}: still there: {}", text.join("; "));
             std::thread::sleep(Duration::from_millis(2));
-        }
-        for directory in [format!("{RUNTIME}/spawn"), format!("/tmp/spawn-{}", ALICE.uid)] {
-            let names: Vec<_> =
-                fs::read_dir(&directory).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
-            assert!(names.is_empty(), "{why}: {directory} still holds {names:?}");
         }
     }
 

@@ -92,7 +92,7 @@ pub fn trials() -> Vec<Trial> {
             let pid = sleeper();
             assert!(place(pid, "name=systemd").ends_with("/cgd-1001/c6"));
             assert_eq!(limits_file(&cgroups, "c6"), "7");
-            let again = case.run(&["--name", "c6", "--pids", "7"], &["/bin/true"]);
+            let again = case.run(&["--cgroup", "c6", "--pids", "7"], &["/bin/true"]);
             again.assert_code(125, "the name is taken");
             assert!(again.text().starts_with("spawn: no cgroup c6: ") && again.text().contains("in use"), "{}", again.text());
             assert!(Path::new(&format!("/proc/{pid}")).exists(), "the other container lives");
@@ -148,7 +148,7 @@ pub fn trials() -> Vec<Trial> {
                 sleeper();
                 kill(running.pid(), Signal::SIGKILL).expect("kill");
                 let _ = running.finish(case.world);
-                case.nothing_left("SIGKILL of spawn");
+                case.nothing_left_of_killed("SIGKILL of spawn");
             }
             assert!(!cgroups.directories().is_empty(), "nobody was there to remove it");
             case.run(&["--cgroup", "y"], &["/bin/true"]).assert_silent("the next call");

@@ -285,9 +285,12 @@ pub fn trials() -> Vec<Trial> {
             assert_eq!(with(case, &["lxc.tty.max = 2"], script), "88\ntty\n88\ntty\n88\ntty\n0\n1\n2\n");
         }),
         once("the caller's session keyring stays outside", |case| {
-            let call = case.run_call(&[], &["/bin/cat", "/proc/keys"]).as_root(|| crate::sys::join_keyring(c"callers-own"));
+            let program = probe::copy(case);
+            let words = ["run", "--bind", &program, "host", "--", probe::INSIDE, probe::FLAG, "keyring"];
+            let call = case.spawn(&words).as_root(|| crate::sys::join_keyring(c"callers-own"));
             let outcome = call.run(case.world);
-            assert!(!outcome.out().contains("callers-own"), "{}", outcome.out());
+            outcome.assert_code(0, "the probe");
+            assert!(outcome.out().ends_with(";_ses\n"), "a keyring of its own: {}", outcome.out());
         }),
     ]
     .into_iter()

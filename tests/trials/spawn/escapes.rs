@@ -210,7 +210,7 @@ pub fn trials() -> Vec<Trial> {
             assert!(outcome.out().contains("No such"), "{}", outcome.out());
             assert!(Path::new(&format!("/proc/{pid}")).exists(), "the first container lives");
             drop(first);
-            case.nothing_left("equal ranges");
+            case.nothing_left_of_killed("equal ranges");
         }),
         once("another user can neither trace, signal nor enter a start, nor read its descriptors", |case| {
             let running = case.run_call(&[], &["/bin/sleep", "1000"]).start();
@@ -239,7 +239,7 @@ pub fn trials() -> Vec<Trial> {
             let status = tests::sys::wait(stranger, 0).expect("wait").expect("a status").0;
             assert_eq!(libc::WEXITSTATUS(status), 0, "ways in");
             drop(running);
-            case.nothing_left("a stranger");
+            case.nothing_left_of_killed("a stranger");
         }),
         both("a rootfs full of traps starts or is refused, and nothing of the host's is read or made", |case| {
             // passwd and group that are a FIFO, a device, a directory, a link to the host's; a libc link that leads out.

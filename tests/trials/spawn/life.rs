@@ -60,7 +60,7 @@ pub fn trials() -> Vec<Trial> {
                 left_early += i32::from(!processes_named("sleep"));
                 kill(running.pid(), Signal::SIGKILL).expect("kill");
                 assert_eq!(running.finish(case.world).signal(), Some(libc::SIGKILL));
-                case.nothing_left("SIGKILL of spawn");
+                case.nothing_left_of_killed("SIGKILL of spawn");
             }
             assert!(left_early > 10, "the moments lie in the start: {left_early}");
             host.assert_same("SIGKILL of spawn");
@@ -134,7 +134,7 @@ pub fn trials() -> Vec<Trial> {
             case.make_rootfs("/home/alice/own", tests::ALICE.uid);
             // The limits lie a little above what the programs make, with either C library; the map tools' own are about half of the
             // first number.
-            for (options, limit) in [(&["run", EV][..], 540), (&["run", "--map", "self", "/home/alice/own"], 290)] {
+            for (options, limit) in [(&["run", EV][..], 445), (&["run", "--map", "self", "/home/alice/own"], 300)] {
                 let call = Call::new("/usr/bin/strace")
                     .args(["-f", "-c", "-u", "alice", "-o", "/tmp/strace", "/run/bin/spawn"])
                     .args(options)

@@ -271,7 +271,7 @@ pub fn trials() -> Vec<Trial> {
             });
             assert_eq!(words(&uid), "101000 101000 101000 101000");
             drop(running);
-            case.nothing_left("ids");
+            case.nothing_left_of_killed("ids");
         }),
     ]
     .into_iter()

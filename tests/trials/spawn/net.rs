@@ -288,7 +288,7 @@ fn ends() -> Vec<Trial> {
                 kill(running.pid(), Signal::SIGKILL).expect("SIGKILL");
                 let _ = running.finish(case.world);
                 no_card_left();
-                case.nothing_left("SIGKILL of spawn");
+                case.nothing_left_of_killed("SIGKILL of spawn");
                 case.sh(&["--net", ADDRESS], "exit 3").assert_code(3, "exit 3");
                 no_card_left();
                 case.fails(&["--net", ADDRESS, EV, "--", "/bin/nothing"], 127, &["/bin/nothing"]);
@@ -309,7 +309,7 @@ fn ends() -> Vec<Trial> {
                 kill(running.pid(), Signal::SIGKILL).expect("SIGKILL");
                 made += i32::from(!veths().is_empty());
                 let _ = running.finish(case.world);
-                case.nothing_left("SIGKILL of spawn");
+                case.nothing_left_of_killed("SIGKILL of spawn");
             }
             no_card_left();
             assert!(made > 0 && made < 40, "some after the card was made and some before: {made}");

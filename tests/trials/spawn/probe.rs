@@ -39,6 +39,7 @@ pub fn main(words: &[String]) -> ExitCode {
             }
             println!("typed");
         }
+        Some("keyring") => println!("{}", sys::session_keyring()),
         Some("overwrite") => {
             // Whatever process is to be seen, from the first instant on.
             for _ in 0..200 {

@@ -172,3 +172,20 @@ pub fn join_keyring(name: &std::ffi::CStr) {
     let id = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     assert!(id > 0, "keyctl: {}", io::Error::last_os_error());
 }
+
+/// What the kernel says of this process's session keyring: `type;uid;gid;permissions;description` (keyctl(2)).
+pub fn session_keyring() -> String {
+    let mut text = [0_u8; 256];
+    // SAFETY: the buffer and its length belong together.
+    let length = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_DESCRIBE,
+            libc::KEY_SPEC_SESSION_KEYRING,
+            text.as_mut_ptr(),
+            text.len(),
+        )
+    };
+    assert!(length > 0, "keyctl: {}", io::Error::last_os_error());
+    text.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
+}

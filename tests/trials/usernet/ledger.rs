@@ -120,7 +120,7 @@ fn stopped(world: &mut World) {
         };
         if let Some(status) = ended {
             let _ = call.gone(status, world);
-            assert!(step > 30, "the sweep saw the whole call: {step}");
+            assert!(step > 20, "the sweep saw the whole call: {step}");
             break;
         }
         let begin = Instant::now();
