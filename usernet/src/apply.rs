@@ -203,14 +203,60 @@ impl<'a> Plan<'a> {
         // From here on nothing may fail without the link and then the claim being taken away.
         let mac = claimed.mac;
         let made = self.make(&claimed);
-        let ours = entry(&claimed.label, &claimed.host);
         // Where the ledger cannot be written, the alias counts the NIC, and a line too many is dead for the next call.
-        let _ = match made {
-            Ok(_) => write_again(self.caller, &mut claimed.store, &ours, self.stuck),
-            Err(_) if remove(&claimed.host, mac) => drop_claim(self.caller, &mut claimed.store, &ours, self.stuck),
-            Err(_) => Ok(()),
-        };
+        match made {
+            Ok(_) if self.settle(&mut claimed).unwrap_or(true) => {}
+            Ok(_) if remove(&claimed.host, mac) => {
+                return Err(Failure::new(format!(
+                    "Quota reached: while the NIC was made, another program took the last place of {} on {}: stop a container, or see usernet list",
+                    shown(&claimed.label.pot),
+                    shown(&claimed.label.bridge)
+                ))
+                .status(status::LATER));
+            }
+            Ok(_) => {}
+            Err(_) if remove(&claimed.host, mac) => {
+                let Claimed { store, label, host, .. } = &mut *claimed;
+                let _ = drop_claim(self.caller, store, &entry(label, host), self.stuck);
+            }
+            Err(_) => {}
+        }
         made
+    }
+
+    /// Sees to it that the ledger has the line of the NIC that was made: a stopped holder of the lock may have kept us
+    /// from writing it, or the original has taken it for a dead one before the link was there, and may have given the
+    /// place away. `false`: the pot holds more than it may, and the NIC has to go again.
+    fn settle(&mut self, claimed: &mut Claimed) -> Result<bool, Failure> {
+        if claimed.store.keeps(&entry(&claimed.label, &claimed.host).line()) {
+            return Ok(true);
+        }
+        let root = FullRoot::begin(self.caller)?;
+        if !claimed.store.lock_ledger(&root, self.stuck)? {
+            return Ok(true);
+        }
+        let result = self.settle_locked(claimed, &root);
+        claimed.store.unlock_ledger();
+        result
+    }
+
+    /// The ledger's lock is held.
+    fn settle_locked(&mut self, claimed: &mut Claimed, root: &FullRoot) -> Result<bool, Failure> {
+        let ours = entry(&claimed.label, &claimed.host);
+        let content = claimed.store.read()?;
+        if entries(&content).any(|(_, entry)| entry == Some(ours)) {
+            return Ok(true);
+        }
+        let claims = if self.shared { claimed.store.claims(root)? } else { Vec::new() };
+        let mut links = self.dump()?;
+        let Tally { charges, .. } = self.tally(&content, &mut links, &claims)?;
+        let used = charges.pots.get(&claimed.line.pot).map_or(0, BTreeSet::len);
+        let granted = claimed.line.grant.as_ref().map_or(0, |(count, _)| usize::try_from(*count).unwrap_or(usize::MAX));
+        if used > granted {
+            return Ok(false);
+        }
+        claimed.store.apply(&change(&content, &[], &[ours.line()]))?;
+        Ok(true)
     }
 
     /// Claims, and when every pot is full, watches for a while whether a NIC goes away. No lock is held meanwhile.
@@ -672,18 +718,6 @@ fn no_ipv6(caller: &Caller, host: &[u8]) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// Looks whether the line is still there: the original takes it for a dead one until the link is there, and a stopped
-/// holder of the lock may have kept us from writing it.
-fn write_again(caller: &Caller, store: &mut Store, ours: &Entry<'_>, at_once: bool) -> Result<(), Failure> {
-    if store.keeps(&ours.line()) {
-        return Ok(());
-    }
-    with_ledger(caller, store, at_once, |content| match entries(content).any(|(_, entry)| entry == Some(*ours)) {
-        true => Change::default(),
-        false => change(content, &[], &[ours.line()]),
-    })
 }
 
 /// Takes one line out of the ledger. When its lock cannot be had, the line stays as a dead one.
