@@ -10,7 +10,7 @@ use std::io::{self, BufRead, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 /// Bytes that travel between threads at once.
@@ -116,6 +116,8 @@ pub struct Stream {
     chunk: Vec<u8>,
     used: usize,
     chunks: Option<Receiver<io::Result<Vec<u8>>>>,
+    /// Where a chunk goes that has been read, to be filled again: fresh memory costs more than what is copied into it.
+    spent: Sender<Vec<u8>>,
     threads: Vec<JoinHandle<()>>,
     compression: Compression,
 }
@@ -142,7 +144,8 @@ impl Stream {
             done: false,
         };
         let (send, receive) = sync_channel(WAITING);
-        let mut threads = vec![thread("read", move || decompress(raw, compression, &send))?];
+        let (spent, spare) = channel();
+        let mut threads = vec![thread("read", move || decompress(raw, compression, &spare, &send))?];
         let chunks = match expected.plain_digest.clone() {
             // Without compression the same bytes have both digests: one of the two is enough when they are equal.
             Some(digest) if compression != Compression::None || expected.digest.as_ref() != Some(&digest) => {
@@ -152,7 +155,7 @@ impl Stream {
             }
             _ => receive,
         };
-        Ok(Self { chunk: Vec::new(), used: 0, chunks: Some(chunks), threads, compression })
+        Ok(Self { chunk: Vec::new(), used: 0, chunks: Some(chunks), spent, threads, compression })
     }
 
     /// How the input was compressed.
@@ -198,8 +201,10 @@ impl BufRead for Stream {
         while self.used >= self.chunk.len() {
             match self.chunks.as_ref().map(Receiver::recv) {
                 Some(Ok(chunk)) => {
-                    self.chunk = chunk?;
+                    let spent = std::mem::replace(&mut self.chunk, chunk?);
                     self.used = 0;
+                    // Nobody wants it at the end.
+                    let _ = self.spent.send(spent);
                 }
                 // The sender is gone: the end.
                 _ => return Ok(&[]),
@@ -294,20 +299,20 @@ impl Raw {
 
 type Chunks = SyncSender<io::Result<Vec<u8>>>;
 
-fn decompress(raw: Raw, compression: Compression, to: &Chunks) {
+fn decompress(raw: Raw, compression: Compression, spare: &Receiver<Vec<u8>>, to: &Chunks) {
     let name = raw.expected.name.clone();
     let mut input = io::BufReader::with_capacity(CHUNK, raw);
     let result = match compression {
-        Compression::None => pump(&mut input, to),
-        Compression::Gzip => pump(&mut flate2::bufread::MultiGzDecoder::new(&mut input), to),
-        Compression::Bzip2 => pump(&mut bzip2::bufread::MultiBzDecoder::new(&mut input), to),
+        Compression::None => pump(&mut input, spare, to),
+        Compression::Gzip => pump(&mut flate2::bufread::MultiGzDecoder::new(&mut input), spare, to),
+        Compression::Bzip2 => pump(&mut bzip2::bufread::MultiBzDecoder::new(&mut input), spare, to),
         Compression::Xz => liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
             .map_err(io::Error::from)
-            .and_then(|stream| pump(&mut liblzma::bufread::XzDecoder::new_stream(&mut input, stream), to)),
+            .and_then(|stream| pump(&mut liblzma::bufread::XzDecoder::new_stream(&mut input, stream), spare, to)),
         Compression::Zstd => zstd::stream::read::Decoder::with_buffer(&mut input).and_then(|mut decoder| {
             // 128 MiB, zstd's own default, written down.
             decoder.window_log_max(27)?;
-            pump(&mut decoder, to)
+            pump(&mut decoder, spare, to)
         }),
     };
     // What is behind the compressed stream belongs to the digest as well.
@@ -326,9 +331,10 @@ fn decompress(raw: Raw, compression: Compression, to: &Chunks) {
     }
 }
 
-fn pump(from: &mut impl Read, to: &Chunks) -> io::Result<()> {
+fn pump(from: &mut impl Read, spare: &Receiver<Vec<u8>>, to: &Chunks) -> io::Result<()> {
     loop {
-        let mut chunk = vec![0_u8; CHUNK];
+        let mut chunk = spare.try_recv().unwrap_or_default();
+        chunk.resize(CHUNK, 0);
         let length = read_full(from, &mut chunk)?;
         if length == 0 {
             return Ok(());
