@@ -83,7 +83,6 @@ pub fn exec(options: &Exec) -> Outcome<u8> {
 fn plan(options: &Exec, record: &Record) -> Outcome<Plan> {
     let mut of_run = record.origin.options()?;
     of_run.name = Some(record.name.clone());
-    of_run.bind.clear();
     of_run.net.clear();
     of_run.env.clone_from(&options.env);
     of_run.user.clone_from(&options.user);

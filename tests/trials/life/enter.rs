@@ -134,6 +134,16 @@ pub fn trials() -> Vec<Trial> {
                 case.nothing_left(map);
             }
         }),
+        both("whoever enters is under the filter of system calls, and cannot make writable what run shows read-only", |case| {
+            for (mode, wanted) in [("ro", "2\n"), ("rw", "written\n2\n")] {
+                let bind = format!("{V}:/mnt:{mode}");
+                told(case, &["run", "-d", "--name", "c", "--bind", &bind, EV, "--", "/bin/sh", "-c", IDLE]);
+                let script = "mount -o remount,bind,rw /mnt 2>/dev/null; (echo x >/mnt/x) 2>/dev/null && echo written; \
+                    awk '/^Seccomp:/ { print $2 }' /proc/self/status";
+                assert_eq!(inside(case, &[], script), wanted, "{mode}");
+                told(case, &["stop", "c"]);
+            }
+        }),
         both("capabilities are those that process 1 can have, or none for a user; none is inheritable (CVE-2022-24769)", |case| {
             start(case, "c", IDLE);
             let caps = "grep -E 'Cap(Inh|Prm|Eff|Amb)|NoNew' /proc/self/status | tr '\\n' ' '; test $(grep CapBnd /proc/1/status | cut -f2) = $(grep CapBnd /proc/self/status | cut -f2) && echo same";
