@@ -96,7 +96,7 @@ pub fn find(word: &Path, lxcpath: Option<&Path>) -> Outcome<Found> {
     }
     let first = places.first().map(|place| place.join(word).join("rootfs")).unwrap_or_default();
     Err(Failure::own(format!(
-        "there is no container {shown}: {} is no directory; for a rootfs in the working directory say ./{shown}",
+        "there is no container {shown}: {} is no directory; `rootfs import IMAGE {shown}` makes one, `spawn ls` lists those that are there; for a rootfs in the working directory say ./{shown}",
         first.display()
     )))
 }

@@ -263,7 +263,15 @@ impl<R: BufRead> Archive<R> {
     }
 
     fn check(&self, header: &Header, offset: u64) -> Result<()> {
-        let wanted = header.cksum().map_err(|_| self.wrong(offset, "this is no tar header (no checksum)"))?;
+        let wanted = header.cksum().map_err(|_| {
+            self.wrong(
+                offset,
+                match offset {
+                    0 => "this is no archive: a tar, OCI or docker archive or LXC image is wanted, packed by gzip, xz, zstd, bzip2 or not at all",
+                    _ => "this is no tar header (no checksum)",
+                },
+            )
+        })?;
         let bytes = header.as_bytes();
         let sum = |value: fn(u8) -> i64| -> i64 {
             bytes.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { value(*byte) }).sum()
