@@ -115,6 +115,10 @@ pub enum Command {
         #[arg(short, long)]
         running: bool,
     },
+    /// Show what the containers that run use: processors' time, memory, processes
+    ///
+    /// On a terminal the table is renewed until q or ^C; else, and with --once or --json, it is printed once.
+    Top(Top),
     /// Say what is known of containers
     Info {
         #[command(flatten)]
@@ -136,6 +140,39 @@ impl Command {
             _ => false,
         }
     }
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Names of containers [default: all that run]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Print one table, on a terminal too
+    #[arg(short = '1', long)]
+    pub once: bool,
+    /// One JSON array
+    #[arg(long)]
+    pub json: bool,
+    /// Time between two looks, of which CPU% is the difference [default: 2, or 0.5 for one table]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub delay: Option<Duration>,
+    /// What comes first
+    #[arg(short, long, value_enum, default_value = "name")]
+    pub sort: Sort,
+}
+
+/// See [`Top`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// By name
+    Name,
+    /// The highest CPU%
+    Cpu,
+    /// The most memory
+    Memory,
+    /// The most processes
+    Pids,
 }
 
 /// See [`Command::Wait`].

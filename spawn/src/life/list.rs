@@ -211,23 +211,25 @@ pub fn ls(fancy: bool, json: bool, running: bool) -> Outcome<u8> {
     } else if fancy {
         let head = ["NAME", "STATE", "AUTOSTART", "GROUPS", "IPV4", "IPV6", "UNPRIVILEGED"].map(str::to_owned);
         let cells: Vec<[String; 7]> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
-        table(&cells);
+        columns(&cells).iter().for_each(|line| say(line));
     } else {
         rows.iter().for_each(|row| say(&row.name));
     }
     Ok(0)
 }
 
-/// Prints columns that are as wide as their widest cell.
-pub fn table<const N: usize>(rows: &[[String; N]]) {
+/// Lines of columns that are as wide as their widest cell.
+#[must_use]
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
+    let line = |row: &[String; N]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        say(cells.join(" ").trim_end());
-    }
+        cells.join(" ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// `spawn info`.

@@ -7,10 +7,11 @@ mod background;
 mod case;
 mod enter;
 mod sys;
+mod top;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let modules = [background::trials, enter::trials];
+    let modules = [background::trials, enter::trials, top::trials];
     tests::main(modules.iter().flat_map(|trials| trials()).collect())
 }
