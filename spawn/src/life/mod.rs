@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod autostart;
 pub mod cli;
 pub mod detach;
 mod end;
@@ -12,6 +13,7 @@ mod ring;
 pub mod server;
 pub mod sys;
 mod top;
+mod unit;
 mod usage;
 mod watch;
 
@@ -317,6 +319,7 @@ pub fn command(command: &cli::Command) -> Outcome<u8> {
         Command::Wait { names, state, timeout } => end::wait(names, *state, *timeout),
         Command::Ls { fancy, json, running } => list::ls(*fancy, *json, *running),
         Command::Info { names, json } => list::info(names, *json),
+        Command::Autostart(command) => autostart::autostart(command),
         Command::Top(options) => top::top(options),
         Command::Console { name } => look::console(name),
         Command::Logs { name, follow } => look::logs(name, *follow),
