@@ -311,5 +311,5 @@ fn hold_container(options: &Options) -> Outcome<u8> {
         Map::Stage => None,
         _ => Some(Tools::find(&map)?),
     };
-    hold::hold(&plan, &map, tools.as_ref(), options.timeout)
+    hold::hold(plan, options, &map, tools.as_ref())
 }

@@ -21,7 +21,7 @@ use crate::console::Stdio;
 use crate::failure::{Failure, Outcome, words};
 use crate::plan::{self, Plan};
 use crate::report::{self, Step, Try, at};
-use crate::state::Record;
+use crate::state::{Phase, Record};
 use crate::supervise::{Signals, Supervisor, Turn};
 use crate::{setup, sys};
 
@@ -58,6 +58,12 @@ struct Confinement {
 /// When the container does not run, cannot be entered, or the command cannot be executed.
 pub fn exec(options: &Exec) -> Outcome<u8> {
     let record = live(&options.name).map_err(|failure| Failure::own(failure.text))?;
+    if record.state == Phase::Starting {
+        return Err(Failure::own(format!(
+            "{0} has not started yet, and there is nothing to enter: `spawn wait --state running {0}` waits for it",
+            record.name
+        )));
+    }
     let plan = plan(options, &record)?;
     let mut stdio =
         Stdio::own().map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;

@@ -7,12 +7,13 @@ mod background;
 #[path = "../spawn/case.rs"]
 mod case;
 mod enter;
+mod pipeline;
 mod sys;
 mod top;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let modules = [autostart::trials, background::trials, enter::trials, top::trials];
+    let modules = [autostart::trials, background::trials, enter::trials, pipeline::trials, top::trials];
     tests::main(modules.iter().flat_map(|trials| trials()).collect())
 }
