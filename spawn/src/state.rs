@@ -139,6 +139,9 @@ pub struct Record {
     pub log: Option<String>,
     /// `lxc.signal.halt`.
     pub halt: Option<i32>,
+    /// The lines of /proc/PID/cgroup of its own cgroups, as they were when it took its cgroup namespace.
+    #[serde(default)]
+    pub cgroups: Vec<String>,
     /// How it was started.
     pub origin: Origin,
 }
@@ -165,6 +168,7 @@ impl Record {
             since,
             log: None,
             halt: None,
+            cgroups: Vec::new(),
             origin: Origin::default(),
         }
     }

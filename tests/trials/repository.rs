@@ -375,7 +375,11 @@ fn pages_of_commands() -> Check {
         let whole = help(name, &[]);
         let mut found = long_options(&whole);
         for command in commands_of_help(&whole) {
-            found.extend(long_options(&help(name, &[&command])));
+            let text = help(name, &[&command]);
+            found.extend(long_options(&text));
+            for nested in commands_of_help(&text) {
+                found.extend(long_options(&help(name, &[&command, &nested])));
+            }
         }
         let mut page = long_options_of_page(&read(&root().join("man").join(format!("{name}.1"))));
         for common in ["--help", "--version"] {
@@ -448,6 +452,17 @@ fn completions() -> Check {
             for command in &commands {
                 let wanted = long_options(&help(name, &[command]));
                 assert_eq!(at(&format!("{name} {command} --")), wanted, "{shell}: the options of {name} {command}");
+                let nested = commands_of_help(&help(name, &[command]));
+                for nested in &nested {
+                    let wanted = long_options(&help(name, &[command, nested]));
+                    let line = format!("{name} {command} {nested} --");
+                    assert_eq!(at(&line), wanted, "{shell}: the options of {name} {command} {nested}");
+                }
+                if !nested.is_empty() {
+                    let mut found = at(&format!("{name} {command} "));
+                    found.remove("help");
+                    assert_eq!(found, nested.into_iter().collect(), "{shell}: the commands of {name} {command}");
+                }
             }
         }
         for (name, command) in [("usernet", "list"), ("cgdelegate", "run"), ("idmap", "plan")] {
@@ -460,6 +475,8 @@ fn completions() -> Check {
         assert_eq!(at("cgdelegate "), commands, "{shell}: the commands of cgdelegate");
         let found = at("spawn run ");
         assert!(found.is_superset(&words("c7 web-1 host")), "{shell}: containers: {found:?}");
+        let found = at("spawn autostart enable ");
+        assert!(found.is_superset(&words("c7 web-1")), "{shell}: containers: {found:?}");
         let found = at("rootfs check ");
         assert!(found.is_superset(&words("c7 web-1")) && !found.contains("host"), "{shell}: containers: {found:?}");
     }

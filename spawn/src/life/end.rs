@@ -202,7 +202,10 @@ pub fn say(text: &str) {
 }
 
 /// Whatever becomes of one, the others have their turn: the last failure is the result.
-fn each<T>(all: impl IntoIterator<Item = T>, mut action: impl FnMut(T) -> Outcome<()>) -> Outcome<u8> {
+///
+/// # Errors
+/// The last one's.
+pub fn each<T>(all: impl IntoIterator<Item = T>, mut action: impl FnMut(T) -> Outcome<()>) -> Outcome<u8> {
     let mut result = Ok(0);
     for one in all {
         if let Err(failure) = action(one)

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod autostart;
 pub mod cli;
 pub mod detach;
 mod end;
@@ -11,6 +12,9 @@ mod look;
 mod ring;
 pub mod server;
 pub mod sys;
+mod top;
+mod unit;
+mod usage;
 mod watch;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -176,6 +180,10 @@ impl Life {
 
     /// Keeps what is to be removed when the container has ended.
     pub fn keep(&mut self, kept: Kept) {
+        if let Some(record) = &mut self.record {
+            // Written with the next state.
+            record.cgroups = kept.places();
+        }
         self.cgroups = Cgroups::Kept(kept);
     }
 
@@ -311,6 +319,8 @@ pub fn command(command: &cli::Command) -> Outcome<u8> {
         Command::Wait { names, state, timeout } => end::wait(names, *state, *timeout),
         Command::Ls { fancy, json, running } => list::ls(*fancy, *json, *running),
         Command::Info { names, json } => list::info(names, *json),
+        Command::Autostart(command) => autostart::autostart(command),
+        Command::Top(options) => top::top(options),
         Command::Console { name } => look::console(name),
         Command::Logs { name, follow } => look::logs(name, *follow),
         Command::Exec(options) => enter::exec(options),
