@@ -243,7 +243,8 @@ impl Holder {
     /// Writes the map where no stage does, and the record.
     fn announce(&mut self, map: &Map, tools: Option<&Tools>) -> Outcome<()> {
         if let Some(tools) = tools {
-            self.child.write_map(map, tools, Instant::now() + self.timeout)?;
+            let mapping = self.child.begin_map(map, tools)?;
+            self.child.finish_map(mapping, Instant::now() + self.timeout)?;
             self.map_written(Instant::now() + self.timeout).map_err(Failure::own)?;
         }
         let pid = self.child.pid;

@@ -13,7 +13,6 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use helper::handoff::start_time;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -95,8 +94,8 @@ impl Origin {
     /// # Errors
     /// When it was no call of the two that this version understands.
     pub fn options(&self) -> Outcome<Options> {
-        let words = self.arguments.iter().cloned().map(OsString::from_vec);
-        match Cli::try_parse_from(words).map(|cli| cli.command) {
+        let words: Vec<OsString> = self.arguments.iter().cloned().map(OsString::from_vec).collect();
+        match Cli::read(&words).map(|cli| cli.command) {
             Ok(Command::Run(mut options) | Command::Hold(mut options)) => {
                 if options.rootfs.as_os_str().as_bytes().contains(&b'/') {
                     options.rootfs = self.directory().join(&options.rootfs);

@@ -103,8 +103,8 @@ pub fn trials() -> Vec<Trial> {
                             (!processes().into_iter().any(|pid| command_line(pid).starts_with("spawn "))).then_some(())
                         });
                         assert_eq!(told(case, &["ls"]), "", "{victim}: {script}");
-                        // Only now: process 1 holds its standard output.
-                        let _ = running.finish(case.world);
+                        // The shell has been reaped as an orphan is.
+                        let _ = running.gone(0, case.world);
                         case.nothing_left(victim);
                     }
                 }
