@@ -87,7 +87,7 @@ pub fn trials() -> Vec<Trial> {
             assert!(code == Some(125) && text.contains("h has not started yet"), "{text}");
             let (code, _, _) = spawn(case, &["wait", "-t", "0.1", "-s", "running", "h"]);
             assert_eq!(code, Some(75));
-            assert!(told(case, &["stop", "h"]).contains("h: killed"));
+            assert_eq!(told(case, &["stop", "h"]), "h: killed before it had started\n");
             case.nothing_left("a held container that was stopped");
             assert!(fs::read_to_string("/tmp/holder.err").expect("said").contains("has ended"));
         }),
