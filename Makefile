@@ -14,7 +14,7 @@ export PREFIX SYSCONFDIR DESTDIR CAPS LINKAGE DIST
 # The tests take the programs as they are shipped.
 HELPERS_DIR = $(abspath $(DIST))
 
-.PHONY: build help musl-std packages style test test-theirs test-packages deb rpm check bench demo fuzz sweep install uninstall check-kernels clean
+.PHONY: build help musl-std packages style test test-theirs test-packages test-readme deb rpm check bench demo fuzz sweep install uninstall check-kernels clean
 .NOTPARALLEL:
 
 build:
@@ -34,7 +34,7 @@ help:
 	@echo 'make install     PREFIX=/usr/local DESTDIR= ; the privileged programs mode 4755 (CAPS=1: the map writers with capabilities)'
 	@echo 'make uninstall   the same settings'
 	@echo 'make deb, make rpm   packages in target/packages: userns-helpers, and userns-helpers-compat in the place of the originals'
-	@echo 'make style, make test, make test-theirs, make test-packages    parts of make check'
+	@echo 'make style, make test, make test-theirs, make test-packages, make test-readme    parts of the check'
 	@echo 'make clean       remove target/, the musl standard library included'
 
 musl-std:
@@ -59,6 +59,10 @@ test-theirs: build
 # The packages are installed, upgraded and removed in roots of their own, and other programs run with what they install.
 test-packages: build
 	@tests/packages/run
+
+# What README tells to type, typed by an ordinary user. CENTOS6=TAR: with a CentOS 6 system.
+test-readme: build
+	@tests/readme
 
 check:
 	@packaging/check
