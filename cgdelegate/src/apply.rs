@@ -704,9 +704,7 @@ impl<'a> Session<'a> {
     fn open_files(&self, name: &str, which: fn(&Hierarchy) -> &'static str) -> Result<Vec<(usize, File)>, Failure> {
         let open = |(index, node): &(usize, Directory)| {
             let file = self.sites.get(*index).map_or("cgroup.procs", |site| which(&site.hierarchy));
-            node.open_for_writing(file)
-                .map(|file| (*index, file))
-                .map_err(|e| self.cannot_enter(*index, name, e))
+            node.open_for_writing(file).map(|file| (*index, file)).map_err(|e| self.cannot_enter(*index, name, e))
         };
         match &self.fresh {
             Some(fresh) if fresh.name == name => fresh.nodes.iter().map(open).collect(),
@@ -1439,6 +1437,7 @@ mod tests {
             controllers: vec![Controller::Legacy(name.to_owned())],
             mounts: Vec::new(),
             here: String::new(),
+            agent: None,
         };
         let share = Limit { key: Key::CpuMax, value: Value::Share { quota: 5, period: 9 } };
         assert_eq!(files_of(&legacy("cpu"), share).len(), 2);

@@ -146,9 +146,8 @@ impl Host {
     /// # Errors
     /// /proc is not there.
     pub fn look() -> Result<Self, Failure> {
-        let read = |path: &str| {
-            read_path(path).map_err(|e| Failure::new(format!("read {path}: {}", e.desc())).status(SYSTEM))
-        };
+        let read =
+            |path: &str| read_path(path).map_err(|e| Failure::new(format!("read {path}: {}", e.desc())).status(SYSTEM));
         let mut host = Self::parse(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
         // What cgroup2 has to give: the controllers that no v1 hierarchy has taken.
         if let Some(unified) = host.hierarchies.iter_mut().find(|h| h.is_unified())

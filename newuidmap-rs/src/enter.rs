@@ -272,4 +272,3 @@ pub(crate) fn read() -> Result<CapabilitySets, Failure> {
 pub(crate) fn step(operation: &str, error: Errno) -> Failure {
     Failure::new(format!("{operation}: {}", error.desc()))
 }
-
