@@ -128,6 +128,8 @@ struct Site {
     base: Base,
     /// The user's directory once it has been opened. Nobody else removes it: that takes the user's lock.
     opened: RefCell<Option<Rc<Directory>>>,
+    /// The files of the user's directory that carry a ceiling, as its record has them. `None`: not read yet.
+    ceilings: RefCell<Option<Vec<String>>>,
 }
 
 /// A cgroup that this call has made, with its directories in the hierarchies of this call: root's alone, until they are
@@ -149,6 +151,67 @@ enum Look<'n> {
 }
 
 impl Site {
+    fn new(hierarchy: Hierarchy, top: Directory, base: Base) -> Self {
+        Self { hierarchy, top, base, opened: RefCell::default(), ceilings: RefCell::default() }
+    }
+
+    /// Sets the ceilings of the user's directory, and takes those away that an earlier call has set and the file does not
+    /// have any more. Which these are stands in a record of the directory's, so that what root sets by hand stays. The
+    /// record is written before a ceiling is set and after one is taken away.
+    fn set_ceilings(&self, user: &Directory, limits: &[Limit], uid: u32) -> Result<(), Failure> {
+        let carried = limits.iter().any(|limit| !files_of(&self.hierarchy, *limit).is_empty());
+        if !carried && !self.may_have_ceilings() {
+            return Ok(());
+        }
+        let failed = |e| self.failure("write the record of", uid, "", e);
+        let before = match self.ceilings.borrow_mut().take() {
+            Some(before) => before,
+            None => {
+                let read = handover::with(Capability::CAP_SYS_ADMIN, || read_ceilings(user))?;
+                read.map_err(|e| self.failure("read the record of", uid, "", e))?
+            }
+        };
+        let now: Vec<String> = limits
+            .iter()
+            .flat_map(|limit| files_of(&self.hierarchy, *limit))
+            .map(|(file, _)| file.to_owned())
+            .collect();
+        let write = |files: &[&String]| {
+            let text = files.iter().map(|file| file.as_str()).collect::<Vec<_>>().join(" ");
+            handover::with(Capability::CAP_SYS_ADMIN, || user.set_attribute(RECORD, text.as_bytes()))?.map_err(failed)
+        };
+        let lost: Vec<&String> = before.iter().filter(|file| !now.contains(file)).collect();
+        if !now.iter().all(|file| before.contains(file)) {
+            write(&now.iter().chain(lost.iter().copied()).collect::<Vec<_>>())?;
+        }
+        let mut result = Ok(());
+        for limit in limits {
+            match set_limits(self, user, core::slice::from_ref(limit), uid, "", true) {
+                Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
+                set => result = result.and(set),
+            }
+        }
+        for file in &lost {
+            let Some(none) = no_limit(file) else { continue };
+            match user.write(file, none) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => {
+                    return Err(self.failure(&format!("write {none} to {file} of"), uid, "", error));
+                }
+            }
+        }
+        if !lost.is_empty() {
+            write(&now.iter().collect::<Vec<_>>())?;
+        }
+        *self.ceilings.borrow_mut() = Some(now);
+        result
+    }
+
+    /// Whether a limit of the file can be one of this hierarchy's.
+    fn may_have_ceilings(&self) -> bool {
+        self.hierarchy.is_unified() || self.hierarchy.has_legacy("pids") || self.hierarchy.has_legacy("cpu")
+    }
+
     /// The user's directory, when it is there.
     fn user(&self, uid: u32) -> Result<Option<Rc<Directory>>, Failure> {
         if let Some(user) = self.opened.borrow().as_ref() {
@@ -327,7 +390,7 @@ impl<'a> Session<'a> {
             let base = Base::choose(base, &hierarchy.here, &top).map_err(|e| {
                 Failure::new(format!("look for a base in {}: {}", hierarchy.label, e.desc())).status(SYSTEM)
             })?;
-            sites.push(Site { hierarchy: hierarchy.clone(), top, base, opened: RefCell::default() });
+            sites.push(Site::new(hierarchy.clone(), top, base));
         }
         let current = sites.len();
         let mut others = Vec::new();
@@ -338,12 +401,7 @@ impl<'a> Session<'a> {
             }
             let Some(hierarchy) = host.hierarchies.iter().find(|h| h.label == *label) else { continue };
             if let Some(top) = hierarchy.open(false)? {
-                others.push(Site {
-                    hierarchy: hierarchy.clone(),
-                    top,
-                    base: Base { path, make: false },
-                    opened: RefCell::default(),
-                });
+                others.push(Site::new(hierarchy.clone(), top, Base { path, make: false }));
             }
         }
         let rank = |site: &Site| host.hierarchies.iter().position(|h| h.label == site.hierarchy.label);
@@ -367,6 +425,9 @@ impl<'a> Session<'a> {
         for (index, site) in self.sites.iter().enumerate() {
             let Some(user) = site.user(self.uid)? else { continue };
             let failed = |e| site.failure("read", self.uid, "", e);
+            if site.may_have_ceilings() {
+                *site.ceilings.borrow_mut() = Some(read_ceilings(&user).map_err(failed)?);
+            }
             if user.is_leaf().map_err(failed)? {
                 continue;
             }
@@ -840,11 +901,9 @@ impl<'a> Session<'a> {
     pub fn renew_ceilings(&self, grant: &Grant) -> Result<(), Failure> {
         for site in self.sites.iter().skip(self.current) {
             let Some(user) = site.user(self.uid)? else { continue };
-            for limit in &grant.total {
-                match set_limits(site, &user, core::slice::from_ref(limit), self.uid, "", true) {
-                    Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
-                    _ => {}
-                }
+            match site.set_ceilings(&user, &grant.total, self.uid) {
+                Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
+                _ => {}
             }
         }
         Ok(())
@@ -995,7 +1054,7 @@ fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Rc<Dire
     };
     let Some(user) = user else { return Ok(None) };
     user.open_to_all().map_err(|e| site.failure("prepare", uid, "", e))?;
-    set_limits(site, &user, &grant.total, uid, "", true)?;
+    site.set_ceilings(&user, &grant.total, uid)?;
     enable(&user, &controllers, &site.show(uid, ""))?;
     Ok(Some(user))
 }
@@ -1109,6 +1168,22 @@ fn set_limits(
         }
     }
     Ok(())
+}
+
+/// The names in the record of a user's directory.
+fn read_ceilings(user: &Directory) -> Result<Vec<String>, Errno> {
+    let record = user.attribute(RECORD, 512)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&record).split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// What a file that carries a limit says when there is none (kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc).
+fn no_limit(file: &str) -> Option<&'static str> {
+    match file {
+        "pids.max" | "memory.max" | "memory.high" | "memory.swap.max" | "cpu.max" => Some("max"),
+        "cpu.weight" | "io.weight" => Some("100"),
+        "cpu.cfs_quota_us" => Some("-1"),
+        _ => None,
+    }
 }
 
 /// The files of a hierarchy that take a limit, with what to write.
@@ -1428,6 +1503,17 @@ mod tests {
         assert_eq!(own_path(text, "name=systemd"), Some("/a"));
         assert_eq!(own_path(text, "cpu,cpuacct"), Some("/b:c"));
         assert_eq!(own_path(text, "cpu"), None);
+    }
+
+    #[test]
+    fn every_ceiling_can_be_taken_away() {
+        for key in Key::ALL.into_iter().filter(|key| !key.carriers().is_empty()) {
+            assert!(no_limit(key.word()).is_some(), "{}", key.word());
+        }
+        for always in [Key::MaxDescendants, Key::MaxDepth] {
+            assert_eq!(no_limit(always.word()), None, "always set");
+        }
+        assert_eq!(no_limit("cgroup.procs"), None);
     }
 
     #[test]

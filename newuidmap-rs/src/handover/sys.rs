@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Which of descriptors 0, 1 and 2 were closed when the process started, one bit each. The C library opens all three in a
@@ -149,6 +150,56 @@ pub fn lock_within(file: &std::fs::File, limit: Duration) -> Result<(), Errno> {
     exchange_timers(None)?;
     set_signal(Signal::SIGALRM, false)?;
     locked
+}
+
+/// What [`end_after`] says at the end, and the exit status.
+static LAST_WORDS: Mutex<(&str, u8)> = Mutex::new(("", 0));
+
+extern "C" fn end(_: libc::c_int) {
+    // Nobody holds it while the timer runs.
+    if let Ok((words, status)) = LAST_WORDS.try_lock().map(|words| *words) {
+        // SAFETY: write(2) and _exit(2) may be called in a signal handler; a text with its own length.
+        unsafe {
+            libc::write(2, words.as_ptr().cast(), words.len());
+            libc::_exit(libc::c_int::from(status));
+        }
+    }
+}
+
+/// Stops the clock of [`end_after`] when it is dropped, with SIGALRM at its default.
+#[derive(Debug)]
+pub struct Clock(());
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        // Neither has an error for these arguments.
+        let _ = exchange_timers(None);
+        let _ = set_signal(Signal::SIGALRM, false);
+    }
+}
+
+/// Ends this program after `limit` with `words` on standard error and `status`, unless what is returned is dropped before:
+/// for a system call that may wait for ever and begins anew when a signal interrupts it. ITIMER_REAL and SIGALRM are used.
+///
+/// # Errors
+/// The kernel's, which has none for these arguments.
+pub fn end_after(limit: Duration, words: &'static str, status: u8) -> Result<Clock, Errno> {
+    if let Ok(mut last) = LAST_WORDS.lock() {
+        *last = (words, status);
+    }
+    // SAFETY: a sigaction of zeroes is valid.
+    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    action.sa_sigaction = end as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the handler calls what may be called in one, and `action` is a whole sigaction.
+    Errno::result(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, core::ptr::null_mut()) })?;
+    let clock = Clock(());
+    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let seconds = limit.as_secs().try_into().map_err(|_| Errno::EINVAL)?;
+    let it_value = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+    let timer = libc::itimerval { it_interval: never, it_value };
+    // SAFETY: `timer` outlives the call, and a null pointer means that the old value is not wanted.
+    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, core::ptr::null_mut()) })?;
+    Ok(clock)
 }
 
 /// Replaces the process by `program` (execve(2)). Returns only when that fails.

@@ -121,7 +121,6 @@ fn faults(world: &mut World) {
             ("openat2", "EMFILE"),
             ("openat", "ENFILE"),
             ("write", "EIO"),
-            ("newfstatat", "EIO"),
             ("fchmodat", "EPERM"),
             ("fchownat", "EPERM"),
             ("fchown", "EPERM"),
