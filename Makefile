@@ -14,7 +14,7 @@ export PREFIX SYSCONFDIR DESTDIR CAPS LINKAGE DIST
 # The tests take the programs as they are shipped.
 HELPERS_DIR = $(abspath $(DIST))
 
-.PHONY: build help musl-std packages style test test-theirs test-packages deb rpm check bench demo fuzz sweep install uninstall check-kernels clean
+.PHONY: build help musl-std packages style test test-theirs test-packages test-readme deb rpm check bench demo fuzz sweep install uninstall check-kernels clean
 .NOTPARALLEL:
 
 build:
@@ -27,13 +27,14 @@ help:
 	@echo 'make check       install what is missing, build, and run every test (root for the kernel tests)'
 	@echo 'make demo        an ordinary user starts a container of this host (root; changes nothing)'
 	@echo 'make bench       tables: ours beside the originals (root)'
-	@echo 'make check-kernels   the cgroup tests on kernels 5.10, 6.1 and 6.12 under qemu (half an hour, no root)'
+	@echo 'make check-kernels   cgroups and containers on kernels 5.10, 6.1 and 6.12 under qemu (an hour, no root)'
+	@echo '                 CENTOS7=DIR CENTOS6=DIR  boots these trees there as well, as containers of an ordinary user'
 	@echo 'make fuzz        fuzz the parsers for SECONDS=60 each (nightly Rust)'
 	@echo 'make sweep       kill and fail each privileged program at each of its system calls (root)'
 	@echo 'make install     PREFIX=/usr/local DESTDIR= ; the privileged programs mode 4755 (CAPS=1: the map writers with capabilities)'
 	@echo 'make uninstall   the same settings'
 	@echo 'make deb, make rpm   packages in target/packages: userns-helpers, and userns-helpers-compat in the place of the originals'
-	@echo 'make style, make test, make test-theirs, make test-packages    parts of make check'
+	@echo 'make style, make test, make test-theirs, make test-packages, make test-readme    parts of the check'
 	@echo 'make clean       remove target/, the musl standard library included'
 
 musl-std:
@@ -58,6 +59,10 @@ test-theirs: build
 # The packages are installed, upgraded and removed in roots of their own, and other programs run with what they install.
 test-packages: build
 	@tests/packages/run
+
+# What README tells to type, typed by an ordinary user. CENTOS6=TAR: with a CentOS 6 system.
+test-readme: build
+	@tests/readme
 
 check:
 	@packaging/check

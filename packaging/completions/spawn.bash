@@ -29,7 +29,7 @@ _userns_helpers_containers() {
 }
 
 _userns_helpers() {
-  local program=${COMP_WORDS[0]} name current=${COMP_WORDS[COMP_CWORD]} command='' word words='' i
+  local program=${COMP_WORDS[0]} name current=${COMP_WORDS[COMP_CWORD]} command='' sub='' word words='' i
   name=${program##*/}
   COMPREPLY=()
   for ((i = 1; i < COMP_CWORD; i++)); do
@@ -39,19 +39,25 @@ _userns_helpers() {
       mapfile -t COMPREPLY < <(compgen -c -f -- "$current")
       return
     fi
-    case $word in -*) ;; *) [ -n "$command" ] || command=$word ;; esac
+    case $word in
+    -*) ;;
+    *) if [ -z "$command" ]; then command=$word; elif [ "$name:$command" = spawn:autostart ]; then sub=${sub:-$word}; fi ;;
+    esac
   done
   if [ -z "$command" ]; then
     words=$("$program" --help 2>/dev/null </dev/null | _userns_helpers_commands "$name")
   fi
   case $current in
   -*)
-    # shellcheck disable=SC2086  # no word, or one
-    if [ "$name" = spawn ] || [ "$name" = rootfs ]; then set -- $command --help; else set -- --help; fi
+    # shellcheck disable=SC2086  # no word, or one each
+    if [ "$name" = spawn ] || [ "$name" = rootfs ]; then set -- $command $sub --help; else set -- --help; fi
     words=$("$program" "$@" 2>/dev/null </dev/null | _userns_helpers_options)
     ;;
   *)
-    if [ -n "$command" ]; then
+    if [ "$name:$command:$sub" = spawn:autostart: ]; then
+      words=$("$program" autostart --help 2>/dev/null </dev/null | _userns_helpers_commands spawn)
+      command=''
+    elif [ -n "$command" ]; then
       case $name in spawn | rootfs) words=$(_userns_helpers_containers) ;; esac
       case $name:$command in spawn:run | spawn:hold) words+=$'\n'host ;; esac
     fi

@@ -30,23 +30,30 @@ function __userns_helpers
     set -l program $words[1]
     set -l name (string replace -r '.*/' '' -- $program)
     set -l command
+    set -l sub
     for word in $words[2..-1]
         if test "$word" = --
             __fish_complete_command
             return
         end
-        if not string match -q -- '-*' $word; and test -z "$command"
-            set command $word
+        if not string match -q -- '-*' $word
+            if test -z "$command"
+                set command $word
+            else if test $name:$command = spawn:autostart -a -z "$sub"
+                set sub $word
+            end
         end
     end
     if string match -q -- '-*' $current
         set -l ask
         if contains $name spawn rootfs
-            set ask $command
+            set ask $command $sub
         end
         $program $ask --help 2>/dev/null </dev/null | __userns_helpers_options
     else if test -z "$command"
         $program --help 2>/dev/null </dev/null | __userns_helpers_commands $name
+    else if test $name:$command = spawn:autostart -a -z "$sub"
+        $program autostart --help 2>/dev/null </dev/null | __userns_helpers_commands $name
     else
         if contains $name spawn rootfs
             __userns_helpers_containers

@@ -37,6 +37,8 @@ pub struct Cgroup {
     limits: Vec<String>,
     /// Set when the child is in it.
     made: Option<Made>,
+    /// Its lines of /proc/PID/cgroup.
+    places: Vec<String>,
 }
 
 /// Where a cgroup was seen: a directory below /sys/fs/cgroup with its device and inode number. `None`: its hierarchy is
@@ -82,7 +84,7 @@ impl Asked<'_> {
         let tool = Tool::find("cgdelegate", &tool::places(), "userns-helpers")?;
         let mut words = self.words(container);
         let name = words.remove(0);
-        Ok(Some(Cgroup { tool, name, limits: words, made: None }))
+        Ok(Some(Cgroup { tool, name, limits: words, made: None, places: Vec::new() }))
     }
 }
 
@@ -110,6 +112,7 @@ impl Cgroup {
         if places.is_empty() {
             return Err(Failure::own(format!("{path} does not show the cgroup {name} that cgdelegate has made")));
         }
+        self.places.clone_from(&places);
         Ok(places)
     }
 
@@ -162,6 +165,15 @@ impl Kept {
         Self { cgroup, own }
     }
 
+    /// The lines of /proc/PID/cgroup of a process that stands where the container sees its roots; none when it has no
+    /// cgroup of its own. A leaf of [`Own`] that root inside was not let make is among them all the same.
+    #[must_use]
+    pub fn places(&self) -> Vec<String> {
+        let leaf = self.own.leaf.to_string_lossy();
+        let leaves = self.own.lines.iter().map(|line| format!("{}/{leaf}", line.trim_end_matches('/')));
+        self.cgroup.iter().flat_map(|cgroup| cgroup.places.iter().cloned()).chain(leaves).collect()
+    }
+
     /// What another program would have to remove in this one's place.
     #[must_use]
     pub fn remains(&self) -> Remains {
@@ -178,7 +190,9 @@ impl Remains {
     pub fn remove(self) {
         if let Some((name, made)) = self.made {
             match Tool::find("cgdelegate", &tool::places(), "userns-helpers") {
-                Ok(tool) => drop(Cgroup { tool, name, limits: Vec::new(), made: Some(made) }),
+                Ok(tool) => {
+                    drop(Cgroup { tool, name, limits: Vec::new(), made: Some(made), places: Vec::new() });
+                }
                 Err(failure) => complain(&format!("the cgroup {name} stays: {}", failure.text)),
             }
         }
@@ -208,7 +222,8 @@ fn is_of_attach(list: &str, name: &str) -> bool {
 }
 
 /// The directory of a line of /proc/PID/cgroup, where hierarchies are mounted by custom (cgroups(7), systemd).
-fn directory(line: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn directory(line: &str) -> Option<PathBuf> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (list, path) = (fields.next()?, fields.next()?.strip_prefix('/')?);
     // `/..` begins the path of a cgroup outside this process's cgroup namespace.
@@ -239,6 +254,8 @@ fn see(line: &str) -> Made {
 #[derive(Debug, Default)]
 pub struct Own {
     nodes: Vec<OwnedFd>,
+    /// The line of /proc/PID/cgroup of each.
+    lines: Vec<String>,
     leaf: CString,
 }
 
@@ -269,7 +286,7 @@ impl Own {
         if lines.is_empty() || nix::unistd::geteuid().is_root() {
             return Self::default();
         }
-        let mut own = Self { nodes: Vec::new(), leaf: c"".to_owned() };
+        let mut own = Self { nodes: Vec::new(), lines: Vec::new(), leaf: c"".to_owned() };
         for line in lines {
             let Some(path) = directory(line).filter(|path| is_delegated(path)) else { continue };
             let Ok(node) = std::fs::OpenOptions::new()
@@ -284,6 +301,7 @@ impl Own {
                 make_room(&path);
             }
             own.nodes.push(node);
+            own.lines.push(line.to_owned());
         }
         if !own.nodes.is_empty() {
             own.leaf = CString::new(format!("{container}.{}", std::process::id())).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::failure::{Failure, Outcome, words};
 use crate::plan::{self, Plan};
 use crate::report::Step;
 use crate::supervise::time_left;
-use crate::tool::{self, Tool};
+use crate::tool::{self, Running, Tool};
 use crate::{report, setup, sys};
 
 /// Which ids are mapped.
@@ -143,8 +144,16 @@ impl Child {
     /// When /proc does not tell.
     pub fn start_time(&self) -> Outcome<u64> {
         let path = format!("/proc/{}/stat", self.pid);
-        let stat = std::fs::read(&path).unwrap_or_default();
-        start_time(&stat).ok_or_else(|| Failure::own(format!("cannot read {path}: is /proc mounted?")))
+        // One read, which the line always fits in: the standard library would need six.
+        let mut line = [0_u8; 2048];
+        let length = CString::new(path.as_str()).ok().and_then(|path| {
+            let file = sys::open_at(libc::AT_FDCWD, &path, libc::O_RDONLY).ok()?;
+            let length = sys::read(file, &mut line);
+            sys::close(file);
+            length.ok()
+        });
+        start_time(line.get(..length.unwrap_or(0)).unwrap_or_default())
+            .ok_or_else(|| Failure::own(format!("cannot read {path}: is /proc mounted?")))
     }
 
     /// Whether somebody has written a map that holds the ids 0.
@@ -212,18 +221,19 @@ impl Child {
         let _ = sys::wait_child(self.pidfd.as_fd());
     }
 
-    /// Writes `map`.
+    /// Writes `map`, or starts the programs that do.
     ///
     /// # Errors
-    /// When a tool is missing, has no privilege, refuses, or has not ended at `deadline`; its own words are passed on.
-    pub fn write_map(&self, map: &Map, tools: &Tools, deadline: Instant) -> Outcome<()> {
+    /// When a tool was not found, or cannot be executed.
+    pub fn begin_map<'a>(&self, map: &Map, tools: &'a Tools) -> Outcome<Mapping<'a>> {
         match map {
-            Map::Stage => Ok(()),
-            Map::Own { uid, gid } => self.write_own(*uid, *gid),
+            Map::Stage => Ok(Mapping(None)),
+            Map::Own { uid, gid } => self.write_own(*uid, *gid).map(|()| Mapping(None)),
             Map::Whole { uids, gids } => {
-                let Tools(Some([uid, gid])) = tools else {
+                let Tools(Some(tools)) = tools else {
                     return Err(Failure::own("the map tools were not looked for"));
                 };
+                let [uid, gid] = tools;
                 let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
                     .map_err(|errno| Failure::own(format!("cannot make a pipe: {}", words(errno))))?;
                 // Both at once: together they take as long as one.
@@ -237,16 +247,24 @@ impl Child {
                         return Err(failure);
                     }
                 };
-                let results = [first.wait(deadline), second.wait(deadline)];
-                for (result, tool) in results.into_iter().zip([uid, gid]) {
-                    if result != Some(0) {
-                        // A child that has ended has no map to be written: its own words are the cause.
-                        return Err(self.last_words().unwrap_or_else(|| tool.failure(result, &reader)));
-                    }
-                }
-                Ok(())
+                Ok(Mapping(Some(Writers { tools, running: [first, second], said: reader })))
             }
         }
+    }
+
+    /// Waits until the map is written.
+    ///
+    /// # Errors
+    /// When a tool has no privilege, refuses, or has not ended at `deadline`; its own words are passed on.
+    pub fn finish_map(&self, mapping: Mapping<'_>, deadline: Instant) -> Outcome<()> {
+        let Some(Writers { tools, running, said }) = mapping.0 else { return Ok(()) };
+        for (result, tool) in running.map(|running| running.wait(deadline)).into_iter().zip(tools) {
+            if result != Some(0) {
+                // A child that has ended has no map to be written: its own words are the cause.
+                return Err(self.last_words().unwrap_or_else(|| tool.failure(result, &said)));
+            }
+        }
+        Ok(())
     }
 
     fn write_own(&self, uid: u32, gid: u32) -> Outcome<()> {
@@ -271,6 +289,18 @@ impl Child {
         }
         Ok(())
     }
+}
+
+/// A map that is being written.
+#[derive(Debug)]
+pub struct Mapping<'a>(Option<Writers<'a>>);
+
+#[derive(Debug)]
+struct Writers<'a> {
+    tools: &'a [Tool; 2],
+    running: [Running; 2],
+    /// The other end of their output.
+    said: OwnedFd,
 }
 
 /// newuidmap and newgidmap, looked up once; none where nothing is mapped by them.

@@ -102,7 +102,8 @@ pub fn find(word: &Path, lxcpath: Option<&Path>) -> Outcome<Found> {
 }
 
 /// Whether a directory is one of a container, as LXC makes them.
-fn is_container(directory: &Path) -> bool {
+#[must_use]
+pub fn is_container(directory: &Path) -> bool {
     directory.join("config").is_file() || directory.join("rootfs").is_dir()
 }
 

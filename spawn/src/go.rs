@@ -2,9 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use helper::handoff::{Record, start_time};
 use nix::errno::Errno;
@@ -14,7 +15,10 @@ use crate::console;
 use crate::failure::{Failure, OWN_FAILURE, Outcome, words};
 use crate::hold;
 use crate::supervise::Signals;
-use crate::sys;
+use crate::{state, sys};
+
+/// How long a holder that is told to give up is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads the record from standard input, lets the container go, and returns its exit status.
 ///
@@ -32,6 +36,8 @@ pub fn go() -> Outcome<u8> {
     let give_up = || {
         if let Ok(mut stream) = connect() {
             let _ = stream.write_all(b"abort\n");
+            // Until it has ended the process.
+            let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.read(&mut [0; 64]));
         }
     };
     if let Some(value) = record.get("failed") {
@@ -59,6 +65,8 @@ pub fn go() -> Outcome<u8> {
     console::restore_terminal();
     if result.is_err() {
         hold::clear_up(std::path::Path::new(control));
+        // A holder that was killed could not do this.
+        let _ = record.get("name").map(state::find);
     }
     result
 }

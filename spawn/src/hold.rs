@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,11 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::ambient;
 use crate::child::{Child, Map, Tools};
+use crate::cli::Options;
 use crate::client::{Client, Request};
 use crate::console::Stdio;
 use crate::failure::{Failure, OWN_FAILURE, Outcome, words};
+use crate::life::{Life, server};
 use crate::plan::Plan;
 use crate::supervise::{Signals, Supervisor, time_left};
 use crate::{complain, supervise, sys};
@@ -68,7 +70,7 @@ impl Drop for RunDirectory {
 
 /// Removes what holders have left that were killed: sockets that nobody listens on, and directories without one whose
 /// maker is gone and which are too old for one to be made just now.
-fn sweep(top: &Path) {
+pub fn sweep(top: &Path) {
     const YOUNG: Duration = Duration::from_secs(2);
     for entry in std::fs::read_dir(top).into_iter().flatten().flatten() {
         clear_up(&entry.path().join("control"));
@@ -83,10 +85,14 @@ fn sweep(top: &Path) {
     }
 }
 
-/// Removes the socket of a holder that was killed, and the directory made for it. One that listens is left alone.
+/// Removes the socket of a holder that was killed, and the directory made for it. One that listens is left alone; one
+/// that is stopped is not waited for.
 pub fn clear_up(control: &Path) {
-    let abandoned =
-        UnixStream::connect(control).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let Ok(address) = UnixAddr::new(control) else { return };
+    let Ok(connection) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else { return };
+    let abandoned = connect(connection.as_raw_fd(), &address) == Err(Errno::ECONNREFUSED);
     if abandoned && std::fs::remove_file(control).is_ok() {
         // Fails, as it should, where it holds anything else.
         let _ = control.parent().map(std::fs::remove_dir);
@@ -138,7 +144,7 @@ pub fn private(path: &Path, uid: u32) -> Outcome<()> {
 ///
 /// # Errors
 /// When this process cannot even start it; the holder prints its own errors.
-pub fn hold(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration) -> Outcome<u8> {
+pub fn hold(plan: Plan, options: &Options, map: &Map, tools: Option<&Tools>) -> Outcome<u8> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|errno| Failure::own(format!("cannot make a pipe: {}", words(errno))))?;
     match sys::fork().map_err(|errno| Failure::own(format!("cannot start the holder: {}", words(errno))))? {
@@ -157,7 +163,7 @@ pub fn hold(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration) ->
         }
         None => {
             drop(reader);
-            let code = holder(plan, map, tools, timeout, writer).unwrap_or_else(|failure| {
+            let code = holder(plan, options, map, tools, writer).unwrap_or_else(|failure| {
                 complain(&failure.text);
                 failure.code
             });
@@ -167,15 +173,15 @@ pub fn hold(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration) ->
     }
 }
 
-fn holder(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration, started: OwnedFd) -> Outcome<u8> {
+fn holder(mut plan: Plan, options: &Options, map: &Map, tools: Option<&Tools>, started: OwnedFd) -> Outcome<u8> {
     let tell = |code: u8| {
         let _ = nix::unistd::write(&started, &[code]);
     };
-    match Holder::start(plan, map, tools, timeout) {
+    match Holder::start(&mut plan, options, map, tools) {
         Ok(holder) => {
             tell(0);
             drop(started);
-            holder.serve(plan)
+            holder.serve(&plan)
         }
         Err(failure) => {
             complain(&failure.text);
@@ -187,6 +193,8 @@ fn holder(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration, star
 
 struct Holder {
     child: Child,
+    /// Its name and socket in the run state.
+    life: Life,
     signals: Signals,
     listener: UnixListener,
     directory: RunDirectory,
@@ -203,17 +211,28 @@ enum Turn {
 }
 
 impl Holder {
-    fn start(plan: &Plan, map: &Map, tools: Option<&Tools>, timeout: Duration) -> Outcome<Self> {
+    fn start(plan: &mut Plan, options: &Options, map: &Map, tools: Option<&Tools>) -> Outcome<Self> {
         // A session of its own: signals of the terminal are for the pipeline, and `go` passes them on.
         let _ = nix::unistd::setsid();
         let signals = Signals::block()?;
-        let directory = RunDirectory::make(&plan.name)?;
-        let socket = directory.socket();
-        let listener = UnixListener::bind(&socket)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .map_err(|error| Failure::own(format!("cannot make the socket {}: {error}", socket.display())))?;
+        let mut life = Life::of_a_holder(options)?;
         let child = Child::start(plan)?;
-        let mut holder = Self { child, signals, listener, directory, name: plan.name.clone(), timeout, network: None };
+        let made =
+            life.register(plan, options, &child).and_then(|()| RunDirectory::make(&plan.name)).and_then(|directory| {
+                let socket = directory.socket();
+                UnixListener::bind(&socket)
+                    .and_then(|listener| listener.set_nonblocking(true).map(|()| (directory, listener)))
+                    .map_err(|error| Failure::own(format!("cannot make the socket {}: {error}", socket.display())))
+            });
+        let (directory, listener) = match made {
+            Ok(made) => made,
+            Err(failure) => {
+                child.end();
+                return Err(failure);
+            }
+        };
+        let (name, timeout) = (plan.name.clone(), options.timeout);
+        let mut holder = Self { child, life, signals, listener, directory, name, timeout, network: None };
         if let Err(failure) = holder.announce(map, tools) {
             holder.child.end();
             return Err(failure);
@@ -224,7 +243,8 @@ impl Holder {
     /// Writes the map where no stage does, and the record.
     fn announce(&mut self, map: &Map, tools: Option<&Tools>) -> Outcome<()> {
         if let Some(tools) = tools {
-            self.child.write_map(map, tools, Instant::now() + self.timeout)?;
+            let mapping = self.child.begin_map(map, tools)?;
+            self.child.finish_map(mapping, Instant::now() + self.timeout)?;
             self.map_written(Instant::now() + self.timeout).map_err(Failure::own)?;
         }
         let pid = self.child.pid;
@@ -280,14 +300,17 @@ impl Holder {
                     Some(fds) => Stdio::new(fds),
                     None => Stdio::new(nothing()?),
                 };
-                let Self { child, signals, timeout, directory, .. } = self;
+                let Self { child, mut life, signals, timeout, directory, listener, .. } = self;
+                // Nobody else is listened to any more, and nobody is to wait for it.
+                drop((listener, directory));
+                // The stages before have moved it where it belongs; it takes its cgroup namespace next.
+                life.stands_in(own_places(child.pid));
                 let deadline = Instant::now() + timeout;
                 let result = Supervisor::release(child, plan, stdio, signals, deadline, Some(client))
-                    .and_then(|supervisor| supervisor.watch(|| ()));
-                // Without a `Life` there is one turn only.
+                    .and_then(|supervisor| supervisor.with(life).watch(|| ()));
+                // A container of a holder has one turn only.
                 let result =
                     result.map(|turn| if let supervise::Turn::Ended(code) = turn { code } else { OWN_FAILURE });
-                drop(directory);
                 // The client has been told, and prints it.
                 Ok(result.unwrap_or_else(|failure| failure.code))
             }
@@ -303,6 +326,12 @@ impl Holder {
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             ];
             fds.extend(clients.iter().map(|client| PollFd::new(client.as_fd(), PollFlags::POLLIN)));
+            let served = fds.len();
+            let mut sources: Vec<server::End> = Vec::new();
+            for (end, fd, events) in self.life.interests() {
+                sources.push(end);
+                fds.push(PollFd::new(fd, events));
+            }
             match poll(&mut fds, time_left(Some(deadline))) {
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(Failure::own(format!("cannot wait for `go`: {}", words(errno)))),
@@ -316,7 +345,13 @@ impl Holder {
                 Ok(_) => {}
             }
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            let events: Vec<PollFlags> =
+                fds.iter().skip(served).map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
             drop(fds);
+            for (end, events) in sources.into_iter().zip(events).filter(|(_, events)| !events.is_empty()) {
+                self.life.serve(end, events, self.child.pidfd.as_fd());
+            }
+            self.life.sweep();
             if ready.get(1) == Some(&true) {
                 let said = self.child.last_words().map(|failure| failure.text);
                 let text = said.unwrap_or_else(|| format!("the held process of {} has ended", self.name));
@@ -352,6 +387,8 @@ impl Holder {
                 },
                 Request::Go(fds) => return Answer::Go(fds),
                 Request::Abort => {
+                    // First: the name is then taken by nobody who lives.
+                    self.child.end();
                     client.say("exited 125");
                     return Answer::Abort;
                 }
@@ -367,6 +404,13 @@ impl Holder {
         self.child.end();
         Failure::own(text)
     }
+}
+
+/// The lines of /proc/PID/cgroup by which a process stands elsewhere than this one.
+fn own_places(pid: i32) -> Vec<String> {
+    let lines = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let (its, ours) = (lines(&pid.to_string()), lines("self"));
+    its.lines().filter(|line| !ours.lines().any(|own| own == *line)).map(str::to_owned).collect()
 }
 
 enum Answer {

@@ -60,7 +60,6 @@ mod tool;
 use std::io::Write;
 use std::time::Instant;
 
-use clap::Parser;
 use helper::start::sys::words;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
@@ -91,7 +90,7 @@ pub fn main() -> u8 {
     if let Some(code) = life::detach::is_supervisor() {
         sys::exit_now(i32::from(code));
     }
-    let cli = match Cli::try_parse_from(words()) {
+    let cli = match Cli::read(words()) {
         Ok(cli) => cli,
         Err(error) => return say_usage(&error),
     };
@@ -244,12 +243,13 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     let signals = Signals::block()?;
     let child = Child::start(&plan)?;
     let mut prepare = || {
-        // The child is at work meanwhile.
+        let mapping = child.begin_map(&map, &tools)?;
+        // The child and the map tools are at work meanwhile.
         life.register(&mut plan, options, &child)?;
         if status.is_some() {
             status.tell(&State::Created { pid: child.pid, start: child.start_time()?, name: &plan.name });
         }
-        child.write_map(&map, &tools, deadline)?;
+        child.finish_map(mapping, deadline)?;
         // While the child still is the caller, whose processes alone cgdelegate moves for him.
         let places = cgroup.as_mut().map_or(Ok(Vec::new()), |cgroup| cgroup.attach(&child, deadline))?;
         if held {
@@ -311,5 +311,5 @@ fn hold_container(options: &Options) -> Outcome<u8> {
         Map::Stage => None,
         _ => Some(Tools::find(&map)?),
     };
-    hold::hold(&plan, &map, tools.as_ref(), options.timeout)
+    hold::hold(plan, options, &map, tools.as_ref())
 }

@@ -261,8 +261,6 @@ pub struct Plan {
     pub init: bool,
     /// Whether the child waits for `go` after its network namespace is there, and reports it (`spawn hold`, `--net`).
     pub held: bool,
-    /// The signals from 1 to 64 that the caller ignores, as bits (bit 0 is signal 1): set to their default inside.
-    pub ignored_signals: u64,
 }
 
 /// Mounts beside those that every container has, at most: the child keeps their descriptors in an array.

@@ -22,7 +22,6 @@ use crate::failure::{Failure, Outcome};
 use crate::layers::WORK;
 use crate::plan::{self, Create, Layer, Layered, Mounting, Plan, Root, Source, User};
 use crate::rootfs::guest::Init;
-use crate::supervise::ignored_signals;
 use crate::{complain, sys};
 
 /// Makes the plan. `held`: the start is done step by step in any case.
@@ -103,7 +102,6 @@ pub fn plan(options: &Options, held: bool) -> Outcome<Plan> {
         environment: list,
         home,
         single_id,
-        ignored_signals: ignored_signals(),
         config,
         config_file: file,
     })

@@ -24,6 +24,7 @@ use crate::mounting;
 use crate::plan::{self, HostEntry, Overlay, Plan, Root, Shown};
 use crate::report::{self, Step, Try, at};
 use crate::resolve::open_in_root;
+use crate::supervise::ignored_signals;
 use crate::sys;
 
 /// Flags of every file system that holds no programs and no devices of its own.
@@ -69,6 +70,7 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
         *slot = mounting::open_source(mounting)?;
     }
     sys::set_hostname(&plan.hostname).map_err(at(Step::Hostname, &plan.hostname))?;
+    let ignored = ignored_signals();
 
     let go = if plan.held {
         wait_for(channel, report::MAPPED)?;
@@ -118,7 +120,7 @@ fn set_up<'a>(plan: &'a Plan, argv: &[*const c_char], environment: &mut [*const 
     }
     sys::detach(c".").map_err(at(Step::Pivot, c"/"))?;
     sys::change_directory(c"/").map_err(at(Step::Pivot, c"/"))?;
-    start_command(plan, argv, environment, channel, slave, &go)
+    start_command(plan, argv, environment, channel, slave, &go, ignored)
 }
 
 /// Waits for one word of the parent. Anything else, end of file above all, means abort.
@@ -392,7 +394,8 @@ fn mount_run<'a>(root: RawFd) -> Try<'a> {
     sys::mount(Some(c"tmpfs"), c".", Some(c"tmpfs"), flags, Some(c"mode=0755")).map_err(at(Step::Mount, c"/run"))
 }
 
-/// The last part, inside the new root: session, terminal, user, working directory, exec.
+/// The last part, inside the new root: session, terminal, user, working directory, exec. `ignored`: the signals that the
+/// caller ignores, which are set to their default (see [`ignored_signals`]).
 ///
 /// # Errors
 /// At the first thing that the kernel refuses, the exec included.
@@ -403,6 +406,7 @@ pub fn start_command<'a>(
     channel: RawFd,
     slave: RawFd,
     go: &Go,
+    ignored: u64,
 ) -> Try<'a> {
     let stdio = |object| at(Step::Stdio, object);
     sys::new_session().map_err(stdio(c"session"))?;
@@ -440,7 +444,7 @@ pub fn start_command<'a>(
         };
         enter().map_err(at(Step::Workdir, &plan.workdir))?;
     }
-    for signal in (1..=64).filter(|signal| plan.ignored_signals & (1 << (signal - 1)) != 0) {
+    for signal in (1..=64).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
         let _ = sys::default_signal(signal);
     }
     sys::unblock_signals().map_err(stdio(c"signal mask"))?;

@@ -13,7 +13,6 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use helper::handoff::start_time;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -41,6 +40,9 @@ const MAX_RECORD: u64 = 1 << 20;
 /// How long the end of a killed supervisor's container is waited for.
 const REPAIR: Duration = Duration::from_secs(10);
 
+/// How long a supervisor whose container has ended is waited for.
+const TIDYING: Duration = Duration::from_secs(2);
+
 /// How far a container is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -63,7 +65,7 @@ impl core::fmt::Display for Phase {
     }
 }
 
-/// How `spawn run` was called, so that the container can be started again and entered.
+/// How `spawn run` or `spawn hold` was called, so that the container can be started again and entered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     arguments: Vec<Vec<u8>>,
@@ -90,17 +92,17 @@ impl Origin {
     /// Its options, the rootfs as an absolute path.
     ///
     /// # Errors
-    /// When it was no call of `run` that this version understands.
+    /// When it was no call of the two that this version understands.
     pub fn options(&self) -> Outcome<Options> {
-        let words = self.arguments.iter().cloned().map(OsString::from_vec);
-        match Cli::try_parse_from(words).map(|cli| cli.command) {
-            Ok(Command::Run(mut options)) => {
+        let words: Vec<OsString> = self.arguments.iter().cloned().map(OsString::from_vec).collect();
+        match Cli::read(&words).map(|cli| cli.command) {
+            Ok(Command::Run(mut options) | Command::Hold(mut options)) => {
                 if options.rootfs.as_os_str().as_bytes().contains(&b'/') {
                     options.rootfs = self.directory().join(&options.rootfs);
                 }
                 Ok(options)
             }
-            _ => Err(Failure::own("the container was started by another version of spawn, or through `spawn go`")),
+            _ => Err(Failure::own("the container was started by another version of spawn")),
         }
     }
 }
@@ -140,6 +142,9 @@ pub struct Record {
     pub log: Option<String>,
     /// `lxc.signal.halt`.
     pub halt: Option<i32>,
+    /// The lines of /proc/PID/cgroup of its own cgroups, as they were when it took its cgroup namespace.
+    #[serde(default)]
+    pub cgroups: Vec<String>,
     /// How it was started.
     pub origin: Origin,
 }
@@ -166,6 +171,7 @@ impl Record {
             since,
             log: None,
             halt: None,
+            cgroups: Vec::new(),
             origin: Origin::default(),
         }
     }
@@ -439,6 +445,18 @@ pub fn find(name: &str) -> Outcome<Option<Record>> {
     Err(Failure::own(format!("{} is held by a program that does not write it", path.join(RECORD).display())))
 }
 
+/// When the container `name` has ended and its supervisor tidies up, waits for that, a short time.
+pub fn let_go(name: &str) {
+    let begin = Instant::now();
+    while begin.elapsed() < TIDYING {
+        let Ok(Some(record)) = find(name) else { return };
+        if record.process().is_some() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// All live containers, by name. What killed supervisors have left is repaired on the way.
 ///
 /// # Errors
@@ -450,6 +468,7 @@ pub fn all() -> Outcome<Vec<Record>> {
         return Ok(Vec::new());
     }
     private(&top, uid)?;
+    crate::hold::sweep(&top);
     let mut records = Vec::new();
     for entry in std::fs::read_dir(&top).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -538,7 +538,7 @@ fn dispositions(pid: i32) -> Option<Dispositions> {
     Some(parse_dispositions(&text))
 }
 
-/// The signals that this process ignores, as bits.
+/// The signals from 1 to 64 that this process ignores, as bits (bit 0 is signal 1).
 #[must_use]
 pub fn ignored_signals() -> u64 {
     // One read: the standard library would feel its way through a file of size 0 with a dozen.

@@ -375,7 +375,11 @@ fn pages_of_commands() -> Check {
         let whole = help(name, &[]);
         let mut found = long_options(&whole);
         for command in commands_of_help(&whole) {
-            found.extend(long_options(&help(name, &[&command])));
+            let text = help(name, &[&command]);
+            found.extend(long_options(&text));
+            for nested in commands_of_help(&text) {
+                found.extend(long_options(&help(name, &[&command, &nested])));
+            }
         }
         let mut page = long_options_of_page(&read(&root().join("man").join(format!("{name}.1"))));
         for common in ["--help", "--version"] {
@@ -448,6 +452,17 @@ fn completions() -> Check {
             for command in &commands {
                 let wanted = long_options(&help(name, &[command]));
                 assert_eq!(at(&format!("{name} {command} --")), wanted, "{shell}: the options of {name} {command}");
+                let nested = commands_of_help(&help(name, &[command]));
+                for nested in &nested {
+                    let wanted = long_options(&help(name, &[command, nested]));
+                    let line = format!("{name} {command} {nested} --");
+                    assert_eq!(at(&line), wanted, "{shell}: the options of {name} {command} {nested}");
+                }
+                if !nested.is_empty() {
+                    let mut found = at(&format!("{name} {command} "));
+                    found.remove("help");
+                    assert_eq!(found, nested.into_iter().collect(), "{shell}: the commands of {name} {command}");
+                }
             }
         }
         for (name, command) in [("usernet", "list"), ("cgdelegate", "run"), ("idmap", "plan")] {
@@ -460,6 +475,8 @@ fn completions() -> Check {
         assert_eq!(at("cgdelegate "), commands, "{shell}: the commands of cgdelegate");
         let found = at("spawn run ");
         assert!(found.is_superset(&words("c7 web-1 host")), "{shell}: containers: {found:?}");
+        let found = at("spawn autostart enable ");
+        assert!(found.is_superset(&words("c7 web-1")), "{shell}: containers: {found:?}");
         let found = at("rootfs check ");
         assert!(found.is_superset(&words("c7 web-1")) && !found.contains("host"), "{shell}: containers: {found:?}");
     }
@@ -512,6 +529,30 @@ fn tables_are_in_use() -> Check {
     done()
 }
 
+/// The fuzz targets are a workspace of their own, which nothing but `make fuzz` builds, with `--locked`.
+fn fuzz_lock() -> Check {
+    let lock = fs::read_to_string(root().join("tests/fuzz/Cargo.lock")).expect("the lock file");
+    let mut compared = 0;
+    for member in members() {
+        let manifest = fs::read_to_string(member.join("Cargo.toml")).expect("a manifest");
+        let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).expect("a name");
+        let Some((_, package)) = lock.split_once(&format!("[[package]]\nname = {name}\n")) else { continue };
+        let package = package.split("[[package]]").next().unwrap_or_default();
+        let dependencies = manifest.split_once("\n[dependencies]\n").map_or("", |(_, rest)| rest);
+        for line in dependencies.lines().take_while(|line| !line.starts_with('[')) {
+            let Some((dependency, _)) = line.split_once(['.', ' ']) else { continue };
+            let known = if dependency == "helper" { "newuidmap-rs" } else { dependency };
+            assert!(
+                package.contains(&format!("\"{known}\"")),
+                "{name} depends on {known}: run `cargo metadata` in tests/fuzz and commit its Cargo.lock"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "the manifests were read");
+    done()
+}
+
 fn main() -> ExitCode {
     let require = env::var_os("KERNEL_TESTS").is_some_and(|value| value == "require");
     let trial = |name: &'static str, run: fn() -> Check| {
@@ -543,6 +584,7 @@ fn main() -> ExitCode {
         trial("bash, zsh and fish complete the commands, options and containers that there are", completions),
         trial("every trial that SECURITY names exists", security_table),
         trial("every row of the table of differences is in use", tables_are_in_use),
+        trial("the lock file of the fuzz targets knows every dependency of the crates", fuzz_lock),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

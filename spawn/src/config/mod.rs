@@ -121,7 +121,7 @@ pub struct Start {
     pub auto: bool,
     /// `delay`, after it is started.
     pub delay: Duration,
-    /// `order`: the higher, the earlier.
+    /// `order`: the lower, the earlier.
     pub order: i32,
 }
 

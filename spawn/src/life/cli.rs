@@ -115,6 +115,13 @@ pub enum Command {
         #[arg(short, long)]
         running: bool,
     },
+    /// Show what the containers that run use: processors' time, memory, processes
+    ///
+    /// On a terminal the table is renewed until q or ^C; else, and with --once or --json, it is printed once.
+    Top(Top),
+    /// Start containers at boot: those whose configuration says so, in order, or single ones as units of systemd
+    #[command(subcommand)]
+    Autostart(Autostart),
     /// Say what is known of containers
     Info {
         #[command(flatten)]
@@ -136,6 +143,96 @@ impl Command {
             _ => false,
         }
     }
+}
+
+/// `autostart`.
+#[derive(Debug, Subcommand)]
+pub enum Autostart {
+    /// Write a unit of systemd's user manager that starts a container; without a name, one that does `autostart run`
+    ///
+    /// It is written below ~/.config/systemd/user, and the commands that come next are printed.
+    Enable {
+        /// Names of containers
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// The containers are in DIR, as LXC's programs have it
+        #[arg(short = 'P', long, value_name = "DIR")]
+        lxcpath: Option<PathBuf>,
+    },
+    /// Remove what enable has written
+    Disable {
+        /// Names of containers
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Start the containers that have lxc.start.auto, in the order of lxc.start.order, with lxc.start.delay between them
+    Run(Selection),
+    /// Stop them, in the opposite order
+    Stop {
+        #[command(flatten)]
+        selection: Selection,
+        /// Seconds until SIGKILL; 0 sends it at once
+        #[arg(short, long, value_name = "SECONDS", default_value = "60", value_parser = seconds_or_none)]
+        timeout: Duration,
+    },
+    /// List them in that order
+    List {
+        #[command(flatten)]
+        selection: Selection,
+        /// One JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The containers that `autostart` is about, chosen as by lxc-autostart(1).
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// Those of these lxc.group, group by group; an empty GROUP is those without any [default: onboot, and an empty one]
+    #[arg(short, long, value_name = "GROUP[,GROUP...]", conflicts_with = "all")]
+    pub groups: Vec<String>,
+    /// Whatever their groups
+    #[arg(short, long)]
+    pub all: bool,
+    /// Whatever their lxc.start.auto
+    #[arg(short = 'A', long)]
+    pub ignore_auto: bool,
+    /// The containers in DIR, as LXC's programs have it
+    #[arg(short = 'P', long, value_name = "DIR")]
+    pub lxcpath: Option<PathBuf>,
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Names of containers [default: all that run]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Print one table, on a terminal too
+    #[arg(short = '1', long)]
+    pub once: bool,
+    /// One JSON array
+    #[arg(long)]
+    pub json: bool,
+    /// Time between two looks, of which CPU% is the difference [default: 2, or 0.5 for one table]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub delay: Option<Duration>,
+    /// What comes first
+    #[arg(short, long, value_enum, default_value = "name")]
+    pub sort: Sort,
+}
+
+/// See [`Top`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// By name
+    Name,
+    /// The highest CPU%
+    Cpu,
+    /// The most memory
+    Memory,
+    /// The most processes
+    Pids,
 }
 
 /// See [`Command::Wait`].

@@ -237,6 +237,7 @@ fn resume(handover: Handover) -> Outcome<u8> {
         wish: None,
         waiting,
         first: false,
+        repeats: true,
         began: std::time::Instant::now(),
     };
     match (handover.start, pidfd) {

@@ -88,6 +88,8 @@ struct Ending {
     sent: bool,
     /// Whether it was seen to have set the signal up when that was sent.
     heard: bool,
+    /// Whether its command is yet to be executed: nobody is there who could halt.
+    starting: bool,
     began: Instant,
 }
 
@@ -106,13 +108,14 @@ impl Ending {
             (result, _) => result.ok(),
         };
         let signal = if record.init { halt_signal(record.pid, record.halt) } else { libc::SIGTERM };
-        Ok(Self { record, pidfd, connection, signal, sent: false, heard: false, began: Instant::now() })
+        let starting = record.state == Phase::Starting;
+        Ok(Self { record, pidfd, connection, signal, sent: false, heard: false, starting, began: Instant::now() })
     }
 
     /// Sends the halt signal; once more when process 1 has only now set it up, for before, the kernel has dropped it.
     /// One that waits in sigtimedwait(2), as busybox does, takes it without having it set up to be seen.
     fn tell(&mut self) {
-        if self.heard {
+        if self.heard || self.starting {
             return;
         }
         if self.record.init && self.record.halt.is_none() {
@@ -133,7 +136,7 @@ impl Ending {
         let name = self.record.name.clone();
         let deadline = self.began + timeout;
         let mut ended = false;
-        while !ended && Instant::now() < deadline {
+        while !ended && !self.starting && Instant::now() < deadline {
             self.tell();
             let left = deadline.saturating_duration_since(Instant::now());
             ended = state::ends_within(&self.pidfd, if self.heard { left } else { AGAIN.min(left) });
@@ -156,6 +159,7 @@ impl Ending {
         }
         let seconds = timeout.as_secs_f64();
         let text = match (timeout.is_zero(), self.heard) {
+            _ if self.starting => format!("{name}: killed before it had started"),
             (true, _) => format!("{name}: killed"),
             (false, true) => format!("{name}: killed, because it had not ended by {signal} within {seconds} s"),
             (false, false) if self.record.init => {
@@ -202,7 +206,10 @@ pub fn say(text: &str) {
 }
 
 /// Whatever becomes of one, the others have their turn: the last failure is the result.
-fn each<T>(all: impl IntoIterator<Item = T>, mut action: impl FnMut(T) -> Outcome<()>) -> Outcome<u8> {
+///
+/// # Errors
+/// The last one's.
+pub fn each<T>(all: impl IntoIterator<Item = T>, mut action: impl FnMut(T) -> Outcome<()>) -> Outcome<u8> {
     let mut result = Ok(0);
     for one in all {
         if let Err(failure) = action(one)

@@ -21,8 +21,8 @@ use crate::console::Stdio;
 use crate::failure::{Failure, Outcome, words};
 use crate::plan::{self, Plan};
 use crate::report::{self, Step, Try, at};
-use crate::state::Record;
-use crate::supervise::{Signals, Supervisor, Turn};
+use crate::state::{Phase, Record};
+use crate::supervise::{Signals, Supervisor, Turn, ignored_signals};
 use crate::{setup, sys};
 
 /// Every namespace of a container.
@@ -58,6 +58,12 @@ struct Confinement {
 /// When the container does not run, cannot be entered, or the command cannot be executed.
 pub fn exec(options: &Exec) -> Outcome<u8> {
     let record = live(&options.name).map_err(|failure| Failure::own(failure.text))?;
+    if record.state == Phase::Starting {
+        return Err(Failure::own(format!(
+            "{0} has not started yet, and there is nothing to enter: `spawn wait --state running {0}` waits for it",
+            record.name
+        )));
+    }
     let plan = plan(options, &record)?;
     let mut stdio =
         Stdio::own().map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
@@ -171,6 +177,7 @@ fn guest<'a>(
     with_terminal: bool,
 ) -> Try<'a> {
     let guard = || at(Step::Guard, c"");
+    let ignored = ignored_signals();
     sys::die_with_parent().map_err(guard())?;
     sys::change_directory(c"/").map_err(guard())?;
     sys::set_umask(0o022);
@@ -198,7 +205,7 @@ fn guest<'a>(
         sys::send_message(channel, &[report::CONSOLE], &[master, slave]).map_err(at(Step::Channel, c""))?;
     }
     let go = setup::wait_for(channel, report::GO)?;
-    setup::start_command(plan, argv, environment, channel, slave, &go)
+    setup::start_command(plan, argv, environment, channel, slave, &go, ignored)
 }
 
 /// A pty of the container's devpts, whatever it has put at that path: character device 5:2, on a devpts.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -12,7 +12,7 @@ use super::cli::Names;
 use super::end::say;
 use super::records;
 use crate::config::Config;
-use crate::container::data_directory;
+use crate::container::{data_directory, is_container};
 use crate::failure::Outcome;
 use crate::state::{self, Record};
 
@@ -59,7 +59,7 @@ struct Settings {
 
 impl Row {
     fn live(record: Record) -> Self {
-        let Settings { auto, groups } = settings(&record.name);
+        let Settings { auto, groups } = settings(record.config.as_ref().map(Path::new));
         let (ipv4, ipv6) = addresses(record.pid);
         let config_changed = record.config.as_ref().is_some_and(|path| digest(path) != record.digest);
         Self {
@@ -84,7 +84,7 @@ impl Row {
     }
 
     fn stopped(name: String, rootfs: PathBuf) -> Self {
-        let Settings { auto, groups } = settings(&name);
+        let Settings { auto, groups } = settings(config_of(&name).as_deref());
         Self {
             name,
             state: "STOPPED".to_owned(),
@@ -131,10 +131,10 @@ pub fn digest(path: &str) -> Option<String> {
     Some(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn settings(name: &str) -> Settings {
-    let Some(file) = config_of(name) else { return Settings::default() };
+fn settings(file: Option<&Path>) -> Settings {
+    let Some(file) = file else { return Settings::default() };
     // A configuration that cannot be read is told of when it is started.
-    let Ok(config) = Config::load(Some(&file), &[]) else { return Settings::default() };
+    let Ok(config) = Config::load(Some(file), &[]) else { return Settings::default() };
     Settings { auto: config.start.auto, groups: config.groups }
 }
 
@@ -147,15 +147,18 @@ pub fn config_of(name: &str) -> Option<PathBuf> {
 /// Whether `name` is a container of the data directory.
 #[must_use]
 pub fn is_stopped_container(name: &str) -> bool {
-    data_directory().is_some_and(|directory| directory.join(name).join("rootfs").is_dir())
+    data_directory().is_some_and(|directory| is_container(&directory.join(name)))
 }
 
-/// The containers of the data directory: name and rootfs.
-fn at_rest() -> Vec<(String, PathBuf)> {
-    let Some(directory) = data_directory() else { return Vec::new() };
+/// The containers in `directory`, the data directory unless it is given: name and path, by name.
+#[must_use]
+pub fn containers_in(directory: Option<&Path>) -> Vec<(String, PathBuf)> {
+    let Some(directory) = directory.map(Path::to_owned).or_else(data_directory) else { return Vec::new() };
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let named = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path().join("rootfs")));
-    named.filter(|(name, rootfs)| crate::cli::is_name(name) && rootfs.is_dir()).collect()
+    let named = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    let mut all: Vec<_> = named.filter(|(name, path)| crate::cli::is_name(name) && is_container(path)).collect();
+    all.sort();
+    all
 }
 
 /// The addresses of the network namespace of a process, without those of the loopback and the link-local ones.
@@ -199,9 +202,9 @@ fn ipv6(table: &str) -> Vec<Ipv6Addr> {
 pub fn ls(fancy: bool, json: bool, running: bool) -> Outcome<u8> {
     let mut rows: Vec<Row> = state::all()?.into_iter().map(Row::live).collect();
     if !running {
-        for (name, rootfs) in at_rest() {
+        for (name, path) in containers_in(None) {
             if !rows.iter().any(|row| row.name == name) {
-                rows.push(Row::stopped(name, rootfs));
+                rows.push(Row::stopped(name, path.join("rootfs")));
             }
         }
     }
@@ -211,23 +214,25 @@ pub fn ls(fancy: bool, json: bool, running: bool) -> Outcome<u8> {
     } else if fancy {
         let head = ["NAME", "STATE", "AUTOSTART", "GROUPS", "IPV4", "IPV6", "UNPRIVILEGED"].map(str::to_owned);
         let cells: Vec<[String; 7]> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
-        table(&cells);
+        columns(&cells).iter().for_each(|line| say(line));
     } else {
         rows.iter().for_each(|row| say(&row.name));
     }
     Ok(0)
 }
 
-/// Prints columns that are as wide as their widest cell.
-pub fn table<const N: usize>(rows: &[[String; N]]) {
+/// Lines of columns that are as wide as their widest cell.
+#[must_use]
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
+    let line = |row: &[String; N]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        say(cells.join(" ").trim_end());
-    }
+        cells.join(" ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// `spawn info`.

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod autostart;
 pub mod cli;
 pub mod detach;
 mod end;
@@ -11,6 +12,9 @@ mod look;
 mod ring;
 pub mod server;
 pub mod sys;
+mod top;
+mod unit;
+mod usage;
 mod watch;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -53,6 +57,8 @@ pub struct Life {
     /// A client that is told how the next start went.
     waiting: Option<OwnedFd>,
     first: bool,
+    /// Whether it is started again when it asks for that, or somebody else does.
+    repeats: bool,
     began: Instant,
 }
 
@@ -102,8 +108,17 @@ impl Life {
             wish: None,
             waiting: None,
             first: true,
+            repeats: true,
             began,
         })
+    }
+
+    /// Of a container of `spawn hold`: the pipeline that has started it cannot be run again.
+    ///
+    /// # Errors
+    /// As [`Life::new`].
+    pub fn of_a_holder(options: &Options) -> Outcome<Self> {
+        Ok(Self { repeats: false, ..Self::new(options, false)? })
     }
 
     /// Whether this is the first start.
@@ -176,7 +191,18 @@ impl Life {
 
     /// Keeps what is to be removed when the container has ended.
     pub fn keep(&mut self, kept: Kept) {
+        if let Some(record) = &mut self.record {
+            // Written with the next state.
+            record.cgroups = kept.places();
+        }
         self.cgroups = Cgroups::Kept(kept);
+    }
+
+    /// Notes the lines of /proc/PID/cgroup of the cgroups that others have made for it.
+    pub fn stands_in(&mut self, places: Vec<String>) {
+        if let Some(record) = &mut self.record {
+            record.cgroups = places;
+        }
     }
 
     /// The command has been executed.
@@ -216,7 +242,7 @@ impl Life {
     /// Serves one of them.
     pub fn serve(&mut self, end: server::End, events: PollFlags, pidfd: BorrowedFd<'_>) {
         let (Some(server), Some(record)) = (&mut self.server, &self.record) else { return };
-        match server.ready(end, events, &view(record, self.background.as_ref(), pidfd)) {
+        match server.ready(end, events, &view(record, self.background.as_ref(), pidfd, self.repeats)) {
             Some(Wish::Stop) => {
                 self.wish = Some(Wish::Stop);
                 let _ = self.enter(Phase::Stopping);
@@ -243,7 +269,7 @@ impl Life {
         let again = match self.wish.take() {
             Some(Wish::Stop) => false,
             Some(Wish::Restart) => true,
-            None => reboots,
+            None => reboots && self.repeats,
         };
         if again {
             // The next start makes its own.
@@ -265,17 +291,17 @@ impl Life {
     /// The container has ended for good: whoever waits is told.
     pub fn ended(&mut self, code: u8, pidfd: BorrowedFd<'_>) {
         if let (Some(server), Some(record)) = (&mut self.server, &self.record) {
-            server.finish(code, &view(record, self.background.as_ref(), pidfd));
+            server.finish(code, &view(record, self.background.as_ref(), pidfd, self.repeats));
         }
     }
 }
 
-fn view<'a>(record: &'a Record, background: Option<&'a Background>, pidfd: BorrowedFd<'a>) -> View<'a> {
+fn view<'a>(record: &'a Record, background: Option<&'a Background>, pidfd: BorrowedFd<'a>, repeats: bool) -> View<'a> {
     let console = background.and_then(|background| {
         let [master, _] = background.ends.as_ref()?;
         Some((master.as_fd(), &background.ring))
     });
-    View { record, pidfd, console }
+    View { record, pidfd, console, repeats }
 }
 
 /// The name that was asked for, or one made of the path. That one gets a number when it is taken and nothing is at
@@ -286,7 +312,14 @@ fn claim_name(plan: &Plan, options: &Options) -> Outcome<Claim> {
     let base: String = plan.name.chars().take(60).collect();
     let numbered = (2..if free { 1000 } else { 2 }).map(|n| format!("{base}-{n}"));
     for name in std::iter::once(plan.name.clone()).chain(numbered) {
-        match Claim::take(&name) {
+        let taken = Claim::take(&name).or_else(|denied| match denied {
+            Denied::Taken => {
+                state::let_go(&name);
+                Claim::take(&name)
+            }
+            failed @ Denied::Failed(_) => Err(failed),
+        });
+        match taken {
             Ok(claim) => return Ok(claim),
             Err(Denied::Taken) => {}
             Err(Denied::Failed(failure)) => return Err(failure),
@@ -311,6 +344,8 @@ pub fn command(command: &cli::Command) -> Outcome<u8> {
         Command::Wait { names, state, timeout } => end::wait(names, *state, *timeout),
         Command::Ls { fancy, json, running } => list::ls(*fancy, *json, *running),
         Command::Info { names, json } => list::info(names, *json),
+        Command::Autostart(command) => autostart::autostart(command),
+        Command::Top(options) => top::top(options),
         Command::Console { name } => look::console(name),
         Command::Logs { name, follow } => look::logs(name, *follow),
         Command::Exec(options) => enter::exec(options),

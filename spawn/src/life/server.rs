@@ -8,7 +8,8 @@
 //! spawn/1 follow         the same, and what comes; `follow new` what comes alone
 //! spawn/1 wait           `ended CODE` when the container has ended for good; the connection ends too when it starts again
 //! spawn/1 stop           ok; the container is not started again when it ends
-//! spawn/1 restart        ok; it is started again when it ends, and then `started`, or `failed REASON`
+//! spawn/1 restart        ok; it is started again when it ends, and then `started`, or `failed REASON`; error for one of
+//!                        `spawn hold`
 //! ```
 //!
 //! Nothing here waits for a client: sockets are nonblocking, requests are one packet of at most 256 bytes, and a client
@@ -49,6 +50,8 @@ pub struct View<'a> {
     pub pidfd: BorrowedFd<'a>,
     /// The console, where this supervisor has it for others.
     pub console: Option<(BorrowedFd<'a>, &'a Ring)>,
+    /// Whether it can be started again.
+    pub repeats: bool,
 }
 
 /// What a client wants of the container.
@@ -239,16 +242,25 @@ impl Client {
             "pidfd" => self.say("ok", &[view.pidfd.as_raw_fd()]),
             "console" => match console {
                 Some(console) => self.say("ok", &[console.as_raw_fd()]),
-                None => self.say("error it runs in the foreground: its console is the terminal of `spawn run`", &[]),
+                None => self.say(
+                    "error it runs in the foreground: its console is the terminal of its `spawn run` or `spawn go`",
+                    &[],
+                ),
             },
             "log" | "follow" | "follow tail" => match ring {
                 Some(ring) => {
                     let tail = if request == "follow tail" { ring.total().saturating_sub(TAIL) } else { 0 };
                     self.pour_from(tail.max(ring.oldest()), request != "log");
                 }
-                None => self.say("error it runs in the foreground: its output is on the terminal of `spawn run`", &[]),
+                None => self.say(
+                    "error it runs in the foreground: its output is on the terminal of its `spawn run` or `spawn go`",
+                    &[],
+                ),
             },
             "wait" => self.waits = Waits::End,
+            "restart" if !view.repeats => {
+                self.say("error it was started through `spawn hold` and cannot be restarted: stop it, and run the pipeline again", &[]);
+            }
             "restart" => {
                 self.say("ok", &[]);
                 self.waits = Waits::Start;

@@ -128,35 +128,98 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
                 println!("{}: exit code {code} ({said}), so not measured", row.name);
             }
         }
-        for round in 0..rounds + WARM_UP {
-            for row in &mut able {
-                let (time, ended) = row.command.time()?;
-                if ended.code != 0 {
-                    return Err(io::Error::other(format!("{}: exit code {} in round {round}", row.name, ended.code)));
-                }
-                if round >= WARM_UP {
-                    row.times.add(time);
-                }
-            }
-        }
+        alternate(&mut able, rounds)?;
         if able.is_empty() || able[0].name != "spawn run" {
             return Err(io::Error::other("spawn run failed, so there is nothing to compare"));
         }
         println!("/bin/true (static) in a busybox rootfs, as an ordinary user, whole subordinate range unless said, no cgroup,");
-        println!("{rounds} rounds, on every CPU. Times in ms: median (minimum); ratio: median of spawn's time by the peer's.\n");
-        println!("| command | time | ratio | goal | |");
-        println!("|---|---:|---:|---:|---|");
-        let spawn = able[0].times.clone();
-        for row in &able {
-            let ratio = spawn.ratio(&row.times);
-            let (goal, met) = match row.goal {
-                Some(goal) => (goal.to_string(), verdict(ratio <= goal)),
-                None => ("-".to_owned(), ""),
-            };
-            println!("| {} | {} | {ratio:.3} | {goal} | {met} |", row.name, row.times.text());
-        }
-        Ok(())
+        print(&able, rounds);
+        enter(fixture, &spawn, &ours, &theirs, &rootfs, scale)
     })
+}
+
+/// Runs the rows in turn, round after round.
+fn alternate(rows: &mut [Row], rounds: usize) -> io::Result<()> {
+    for round in 0..rounds + WARM_UP {
+        for row in &mut *rows {
+            let (time, ended) = row.command.time()?;
+            if ended.code != 0 {
+                return Err(io::Error::other(format!("{}: exit code {} in round {round}", row.name, ended.code)));
+            }
+            if round >= WARM_UP {
+                row.times.add(time);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The table of rows, of which the first is ours.
+fn print(rows: &[Row], rounds: usize) {
+    println!(
+        "{rounds} rounds, on every CPU. Times in ms: median (minimum); ratio: median of spawn's time by the peer's.\n"
+    );
+    println!("| command | time | ratio | goal | |");
+    println!("|---|---:|---:|---:|---|");
+    let Some(ours) = rows.first().map(|row| row.times.clone()) else { return };
+    for row in rows {
+        let ratio = ours.ratio(&row.times);
+        let (goal, met) = match row.goal {
+            Some(goal) => (goal.to_string(), verdict(ratio <= goal)),
+            None => ("-".to_owned(), ""),
+        };
+        println!("| {} | {} | {ratio:.3} | {goal} | {met} |", row.name, row.times.text());
+    }
+}
+
+/// The table of a command in a container that runs.
+fn enter(
+    fixture: &Fixture,
+    spawn: &Path,
+    ours: &[String],
+    theirs: &[String],
+    rootfs: &Path,
+    scale: f64,
+) -> io::Result<()> {
+    println!("\n## Entering a container\n");
+    let home = fixture.home();
+    let (scratch, lxc) = (home.join("scratch"), format!("-P {}/lxc -n c3", home.display()));
+    let row = |name, program: &Path, words: &str, env: &[String], goal| Row {
+        name,
+        command: Command::new(program, words.split(' '), env),
+        goal,
+        times: Times::default(),
+    };
+    let succeeds = |program: &Path, words: &str, env: &[String]| -> io::Result<bool> {
+        let (code, output) = Command::new(program, words.split(' '), env).output(&scratch)?;
+        if code != 0 {
+            println!("{} {words}: exit code {code} ({})", program.display(), output.lines().last().unwrap_or_default());
+        }
+        Ok(code == 0)
+    };
+    if !succeeds(spawn, &format!("run -d --name c3 {} -- /bin/sleep 3600", rootfs.display()), ours)? {
+        return Err(io::Error::other("spawn run -d failed, so there is nothing to enter"));
+    }
+    let mut rows = vec![row("spawn exec", spawn, "exec c3 -- /bin/true", ours, None)];
+    let peer = find("lxc-start").zip(find("lxc-attach"));
+    if let Some((start, attach)) = &peer
+        && succeeds(start, &format!("{lxc} -f {}/lxc.conf -d -- /bin/sleep 3600", home.display()), theirs)?
+    {
+        rows.push(row("lxc-attach", attach, &format!("{lxc} -- /bin/true"), theirs, Some(0.2)));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    let rounds = (31.0 * scale).max(10.0) as usize;
+    let measured = alternate(&mut rows, rounds);
+    succeeds(spawn, "kill c3 -s KILL", ours)?;
+    if rows.len() > 1
+        && let Some(stop) = find("lxc-stop")
+    {
+        succeeds(&stop, &format!("{lxc} -k"), theirs)?;
+    }
+    measured?;
+    println!("/bin/true (static) in a container that runs `sleep`, made as above,");
+    print(&rows, rounds);
+    Ok(())
 }
 
 /// Compiles floor.c, with musl where its compiler is at hand: its start is the cheapest there is.
@@ -181,6 +244,7 @@ fn make_rootfs(fixture: &Fixture, busybox: &Path) -> io::Result<std::path::PathB
     fs::copy(busybox, rootfs.join("bin/busybox"))?;
     symlink("busybox", rootfs.join("bin/true"))?;
     symlink("busybox", rootfs.join("bin/sh"))?;
+    symlink("busybox", rootfs.join("bin/sleep"))?;
     fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n")?;
     fs::write(rootfs.join("etc/group"), "root:x:0:\n")?;
     let owner = Some(fixture.first);

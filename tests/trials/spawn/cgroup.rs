@@ -81,6 +81,35 @@ pub fn trials() -> Vec<Trial> {
             assert!(!text.split(' ').any(|pid| pid == "0"), "a process of the host is in it: {text}");
             assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
         }),
+        once("top reads what the container's cgroup counts, below --cgroup and below cgdelegate run", |case| {
+            let cgroups = cgroups(case, LINE);
+            for inside in [false, true] {
+                let mut words = vec!["spawn run --name c"];
+                if inside {
+                    words.insert(0, "cgdelegate run x --pids 20 --");
+                } else {
+                    words.push("--cgroup x --pids 20");
+                }
+                let script = format!("{} {EV} -- /bin/sh -c 'sleep 1000 & sleep 1000; true'", words.join(" "));
+                let running = case.call("/bin/sh").args(["-c", &format!("exec {script}")]).start();
+                sleeper();
+                let row = wait_for("its row", || {
+                    let outcome = case.spawn(&["top", "--json", "-d", "0.01"]).run(case.world);
+                    let rows: serde_json::Value = serde_json::from_str(&outcome.out()).expect("JSON");
+                    // The shell and its two.
+                    rows.get(0).filter(|row| row["pids"].as_u64() == Some(3)).cloned()
+                });
+                let counted = |key: &str| row[key].as_str() == Some("cgroup");
+                assert!(counted("pids_from"), "{inside}: {row}");
+                assert_eq!(row["pids_limit"].as_u64(), if inside { None } else { Some(20) }, "{row}");
+                // Each cgroup of version 2 counts processors' time.
+                assert_eq!(counted("cpu_from"), cgroups.mount("v2").is_some() && hierarchies(&cgroups).contains(&"v2"), "{row}");
+                kill(running.pid(), Signal::SIGTERM).expect("kill");
+                running.finish(case.world).assert_code(143, "ended");
+                case.nothing_left("top");
+                let _ = case.call("/run/bin/cgdelegate").args(["prune"]).run(case.world);
+            }
+        }),
         once("--pids without a name is for a cgroup called like the container, and it holds", |case| {
             let cgroups = cgroups(case, LINE);
             let script = "sleep 5 & sleep 5 & sleep 5 & sleep 5 & sleep 5 & echo unlimited";

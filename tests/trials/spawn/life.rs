@@ -90,10 +90,10 @@ pub fn trials() -> Vec<Trial> {
                     let _ = one.finish(case.world);
                 }
             }
-            // What a killed holder could not remove goes away with the next start at the latest.
+            // What a killed holder could not remove goes away with the next command.
             let outcome = case.pipeline(&format!("spawn hold {EV} -- /bin/true | idmap | spawn go"));
             outcome.assert_code(0, &outcome.text());
-            case.nothing_left("a storm");
+            case.nothing_left_of_killed("a storm");
             host.assert_same("a storm");
         }),
         both("SIGKILL of a map tool ends the start with its name", |case| {
