@@ -529,6 +529,30 @@ fn tables_are_in_use() -> Check {
     done()
 }
 
+/// The fuzz targets are a workspace of their own, which nothing but `make fuzz` builds, with `--locked`.
+fn fuzz_lock() -> Check {
+    let lock = fs::read_to_string(root().join("tests/fuzz/Cargo.lock")).expect("the lock file");
+    let mut compared = 0;
+    for member in members() {
+        let manifest = fs::read_to_string(member.join("Cargo.toml")).expect("a manifest");
+        let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).expect("a name");
+        let Some((_, package)) = lock.split_once(&format!("[[package]]\nname = {name}\n")) else { continue };
+        let package = package.split("[[package]]").next().unwrap_or_default();
+        let dependencies = manifest.split_once("\n[dependencies]\n").map_or("", |(_, rest)| rest);
+        for line in dependencies.lines().take_while(|line| !line.starts_with('[')) {
+            let Some((dependency, _)) = line.split_once(['.', ' ']) else { continue };
+            let known = if dependency == "helper" { "newuidmap-rs" } else { dependency };
+            assert!(
+                package.contains(&format!("\"{known}\"")),
+                "{name} depends on {known}: run `cargo metadata` in tests/fuzz and commit its Cargo.lock"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "the manifests were read");
+    done()
+}
+
 fn main() -> ExitCode {
     let require = env::var_os("KERNEL_TESTS").is_some_and(|value| value == "require");
     let trial = |name: &'static str, run: fn() -> Check| {
@@ -560,6 +584,7 @@ fn main() -> ExitCode {
         trial("bash, zsh and fish complete the commands, options and containers that there are", completions),
         trial("every trial that SECURITY names exists", security_table),
         trial("every row of the table of differences is in use", tables_are_in_use),
+        trial("the lock file of the fuzz targets knows every dependency of the crates", fuzz_lock),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
