@@ -154,7 +154,7 @@ pub fn trials() -> Vec<Trial> {
                 for c in $(cat /run/c/cgroup.controllers); do echo +$c; done >/run/c/cgroup.subtree_control; \
                 trap \"exit 0\" TERM; cat /run/c/cgroup.subtree_control >/handed; while :; do sleep 0.05; done";
             let inner = format!(
-                "mkdir {node}/shell && echo $$ >{node}/shell/cgroup.procs && \
+                "mkdir {node}/shell; echo $$ >{node}/shell/cgroup.procs; \
                  (sh -c 'echo $$ >{node}/cgroup.procs && exec \"$@\"' sh spawn run --name c {EV} -- /bin/sh -c '{busy}') & \
                  spawn wait -s running c; while ! test -e {EV}/handed; do sleep 0.1; done; \
                  spawn exec c -- cat /proc/self/cgroup; spawn stop c >&2; wait"
