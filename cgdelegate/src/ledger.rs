@@ -106,7 +106,7 @@ impl Ledger {
             Ok(_) => {
                 // Nothing has been made below it. If even this fails, what is there is no entry.
                 let _ = self.file.set_len(end);
-                return Err(failed("only a part was written: is /run full?".to_owned()));
+                return Err(failed("only a part was written: is /run full, or ulimit -f too small?".to_owned()));
             }
             Err(error) => return Err(failed(reason(&error))),
         }

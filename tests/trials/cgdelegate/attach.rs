@@ -246,7 +246,7 @@ fn without_first_thread(world: &mut World) {
             ALICE.become_user();
             std::thread::spawn(|| std::thread::sleep(Duration::from_secs(1000)));
         },
-        || tests::sys::end_thread(),
+        tests::sys::end_thread,
     );
     target.order();
     super::fixture::wait_until("its first thread has ended", || {
