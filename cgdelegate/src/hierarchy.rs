@@ -3,16 +3,17 @@
 #![forbid(unsafe_code)]
 
 use crate::config::Controller;
-use crate::directory::Directory;
+use crate::directory::{Directory, open_path, read_path};
 use crate::ledger;
 use helper::handover;
 use helper::handover::sys;
-use helper::report::{Failure, reason};
+use helper::report::Failure;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{fstat, lstat};
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
+use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::path::Path;
 
 /// Name of the base where no slice of systemd is and the file names none.
 pub const OWN_BASE: &str = "cgdelegate";
@@ -34,6 +35,10 @@ pub struct Hierarchy {
     pub mounts: Vec<(String, u64)>,
     /// The caller's cgroup in it.
     pub here: String,
+    /// Why its mount points are not used.
+    pub distrust: Option<String>,
+    /// v1: what root runs for cgroups that have become empty, by the options of the mount.
+    pub agent: Option<String>,
 }
 
 impl Hierarchy {
@@ -61,12 +66,15 @@ impl Hierarchy {
     /// Opens its top. One that is mounted nowhere is mounted for this process alone, and made when `make` says so.
     ///
     /// # Errors
-    /// Something else is mounted over it; the kernel has no such hierarchies; in words.
+    /// Something else is mounted over it; others than root can change the path of its mount point; the kernel has no such
+    /// hierarchies; in words.
     pub fn open(&self, make: bool) -> Result<Option<Directory>, Failure> {
+        if let Some(why) = &self.distrust {
+            return Err(Failure::new(format!("the hierarchy {} is not used: {why}", self.label)).status(SYSTEM));
+        }
         let mut why = None;
         for (mount, device) in &self.mounts {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            match open(Path::new(mount), flags, Mode::empty()) {
+            match open_path(mount, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
                 Ok(top) if fstat(&top).is_ok_and(|meta| meta.st_dev == *device) => {
                     return Directory::new(top, self.is_unified()).map(Some).map_err(|e| failure(SYSTEM, mount, e));
                 }
@@ -146,15 +154,14 @@ impl Host {
     /// # Errors
     /// /proc is not there.
     pub fn look() -> Result<Self, Failure> {
-        let read = |path: &str| {
-            std::fs::read_to_string(path)
-                .map_err(|e| Failure::new(format!("read {path}: {}", reason(&e))).status(SYSTEM))
-        };
+        let read =
+            |path: &str| read_path(path).map_err(|e| Failure::new(format!("read {path}: {}", e.desc())).status(SYSTEM));
         let mut host = Self::parse(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+        host.distrust(&mut Paths::default());
         // What cgroup2 has to give: the controllers that no v1 hierarchy has taken.
         if let Some(unified) = host.hierarchies.iter_mut().find(|h| h.is_unified())
             && let Some((mount, _)) = unified.mounts.first()
-            && let Ok(list) = std::fs::read_to_string(Path::new(mount).join("cgroup.controllers"))
+            && let Ok(list) = read_path(&format!("{mount}/cgroup.controllers"))
         {
             unified.controllers = list.split_ascii_whitespace().map(|c| Controller::Unified(c.to_owned())).collect();
         }
@@ -175,11 +182,11 @@ impl Host {
                 continue;
             }
             let unified = list.is_empty();
-            let mounts: Vec<(String, u64)> = mounts
-                .iter()
-                .filter(|mount| mount.unified == unified && (unified || list.split(',').all(|word| mount.has(word))))
-                .map(|mount| (mount.point.clone(), mount.device))
-                .collect();
+            let own =
+                |mount: &&Mount| mount.unified == unified && (unified || list.split(',').all(|word| mount.has(word)));
+            let agent = mounts.iter().find(own).and_then(Mount::agent);
+            let mounts: Vec<(String, u64)> =
+                mounts.iter().filter(own).map(|mount| (mount.point.clone(), mount.device)).collect();
             if mounts.is_empty() && !list.starts_with("name=") {
                 continue;
             }
@@ -195,10 +202,30 @@ impl Host {
                 controllers,
                 mounts,
                 here: here.trim_end_matches(" (deleted)").to_owned(),
+                agent,
+                distrust: None,
             });
         }
         hierarchies.sort_by_key(|h| (!h.is_unified(), !h.label.starts_with("name="), h.label.clone()));
         Self { hierarchies }
+    }
+
+    /// Forgets the mount points whose path others than root can change: there somebody could put another cgroup of the same
+    /// hierarchy, one of his own, in the place of its top. That a descriptor is the top the kernel does not tell: in a
+    /// cgroup namespace the top is a cgroup as any other, without release_agent and with cgroup.type.
+    fn distrust(&mut self, paths: &mut Paths) {
+        for hierarchy in &mut self.hierarchies {
+            let mut why = None;
+            hierarchy.mounts.retain(|(mount, _)| match paths.changed_by_others(mount) {
+                None => true,
+                Some(reason) => {
+                    why = Some(format!("it is mounted on {mount}, and {reason}; mount it on /sys/fs/cgroup"));
+                    false
+                }
+            });
+            let is_named = matches!(hierarchy.controllers.first(), Some(Controller::Named(_)));
+            hierarchy.distrust = why.filter(|_| hierarchy.mounts.is_empty() && !is_named);
+        }
     }
 
     /// Whether there is a cgroup2 hierarchy.
@@ -232,10 +259,45 @@ impl Host {
                     controllers: vec![controller.clone()],
                     mounts: Vec::new(),
                     here: String::new(),
+                    agent: None,
+                    distrust: None,
                 });
             }
         }
         selected
+    }
+}
+
+/// What is known of directories on the way to mount points, each looked at once.
+#[derive(Debug, Default)]
+struct Paths(BTreeMap<String, Option<String>>);
+
+impl Paths {
+    /// Who else than root can put something else where `path` leads to, in words. Asked from the top down, so that what was
+    /// found cannot change meanwhile. A directory with the sticky bit keeps what is root's in it.
+    fn changed_by_others(&mut self, path: &str) -> Option<String> {
+        let ends = path.match_indices('/').map(|(at, _)| if at == 0 { "/" } else { path.get(..at).unwrap_or("/") });
+        ends.into_iter().find_map(|directory| {
+            let known = self.0.entry(directory.to_owned()).or_insert_with(|| Self::look(directory));
+            known.clone()
+        })
+    }
+
+    fn look(directory: &str) -> Option<String> {
+        let meta = match lstat(directory) {
+            Ok(meta) => meta,
+            Err(error) => return Some(format!("{directory}: {}", error.desc())),
+        };
+        let others_write = meta.st_mode & 0o022 != 0 && meta.st_mode & libc::S_ISVTX == 0;
+        let is_directory = meta.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        if is_directory && meta.st_uid == 0 && !others_write {
+            return None;
+        }
+        // In sysfs nobody makes or renames anything, and inside of a user namespace its root is nobody that has a name there.
+        if is_directory && statfs(directory).is_ok_and(|meta| meta.filesystem_type() == SYSFS_MAGIC) {
+            return None;
+        }
+        Some(format!("{directory} is not root's alone"))
     }
 }
 
@@ -269,6 +331,11 @@ impl Mount {
 
     fn has(&self, word: &str) -> bool {
         self.options.iter().any(|option| option == word)
+    }
+
+    /// The release agent, which the kernel shows to everybody (cgroup1_show_options() of kernel/cgroup/cgroup-v1.c).
+    fn agent(&self) -> Option<String> {
+        self.options.iter().find_map(|option| option.strip_prefix("release_agent=")).map(unescape)
     }
 }
 
@@ -392,11 +459,16 @@ pub enum BaseError {
 /// There is another agent; in words.
 pub fn check_release_agent(hierarchy: &Hierarchy, top: &Directory) -> Result<(), Failure> {
     const OF_SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd-cgroups-agent", "/lib/systemd/systemd-cgroups-agent"];
-    let agent = match top.read("release_agent", 4096) {
-        Ok(agent) => agent.trim_end_matches('\n').to_owned(),
-        // The top of a cgroup namespace has no such file.
-        Err(Errno::ENOENT) => String::new(),
-        Err(error) => return Err(failure(SYSTEM, "read release_agent", error)),
+    let agent = match &hierarchy.agent {
+        Some(agent) => agent.clone(),
+        None if !hierarchy.mounts.is_empty() => String::new(),
+        // Mounted by this program alone: its own mountinfo does not have it.
+        None => match top.read_value("release_agent") {
+            Ok(agent) => agent.trim_end_matches('\n').to_owned(),
+            // The top of a cgroup namespace has no such file.
+            Err(Errno::ENOENT) => String::new(),
+            Err(error) => return Err(failure(SYSTEM, "read release_agent", error)),
+        },
     };
     if agent.is_empty() || OF_SYSTEMD.contains(&agent.as_str()) {
         return Ok(());

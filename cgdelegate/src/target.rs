@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// Longest wait for the threads of a process to stop.
 const STOPPING: Duration = Duration::from_secs(2);
 
+/// After so much more time the program ends where it is: then the kernel has not come back from a seizure.
+const BEYOND: Duration = Duration::from_millis(500);
+
 const TRY_AGAIN: u8 = 75;
 const NOT_PERMITTED: u8 = 77;
 const UNAVAILABLE: u8 = 69;
@@ -131,15 +134,34 @@ impl Process {
     /// it does when the namespace is opened, which so is part of it. SIGCHLD must not be ignored, nor any child of this program
     /// waited for meanwhile.
     ///
+    /// A seizure that the kernel does not come back from ends this program with status 75, as if it were killed here.
+    ///
     /// # Errors
     /// 77: the kernel does not let the caller trace it, or it is not his. 75: it does not stop. 65: it has ended.
     pub fn hold(&self, caller: &Caller) -> Result<Held, Failure> {
+        let words = format!(
+            "cgdelegate: process {} cannot be held while it moves: it has begun to execute a program and does not come to an end with that within {} s (is the program's file system slow?); try again\n",
+            self.pid,
+            STOPPING.as_secs()
+        );
+        let limit = STOPPING.saturating_add(BEYOND);
+        let watch = handover::sys::watch_tracees(self.pid, limit, words, TRY_AGAIN);
+        let watch = watch.map_err(|e| Failure::new(format!("setitimer: {}", e.desc())).status(SYSTEM))?;
+        let held = self.hold_all(caller);
+        drop(watch);
+        held
+    }
+
+    fn hold_all(&self, caller: &Caller) -> Result<Held, Failure> {
         let end = Instant::now().checked_add(STOPPING);
         let mut held = Held { pid: self.pid, threads: BTreeSet::new() };
         self.seize_first(&mut held)?;
         let mut refused = None;
         while !self.is_stopped_whole(&held)? {
             if end.is_none_or(|end| Instant::now() >= end) {
+                if self.read_status()?.1 {
+                    return Err(first_has_ended(self.pid));
+                }
                 return Err(refused.map_or_else(
                     || {
                         Failure::new(format!(
@@ -152,22 +174,30 @@ impl Process {
                     |error| self.cannot_trace(error),
                 ));
             }
-            if !self.is_traced()? {
+            // What executes a program has a lock that a seizure waits for, and itself waits for the threads that are held
+            // already to be taken note of: below.
+            let taken_over = self.read_status()?.1;
+            if !taken_over && !self.is_traced()? {
                 // Another thread has executed a program.
                 held.threads.remove(&self.pid);
                 self.seize_first(&mut held)?;
             }
             let listed = self.threads()?;
             refused = None;
-            for tid in listed.difference(&held.threads.clone()).copied() {
+            for tid in listed.difference(&held.threads.clone()).copied().filter(|_| !taken_over) {
                 // ESRCH, or EPERM too: it may have ended meanwhile.
                 refused = held.seize(tid).err().filter(|error| *error != Errno::ESRCH).or(refused);
             }
+            let own = own_number();
             for tid in held.threads.clone().into_iter().filter(|tid| *tid != self.pid) {
-                match self.directory.read_file(&format!("task/{tid}/stat"), 512) {
+                match self.directory.read_file(&format!("task/{tid}/status"), 1 << 14) {
+                    // The clock has taken note of it, and another thread has its number now.
+                    Some(status) if field(&status, "TracerPid:") != Some(own.as_str()) => {
+                        held.threads.remove(&tid);
+                    }
                     // The process keeps a thread that has ended until its tracer has taken note. Never the first: with it
                     // the number would go.
-                    Some(stat) if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])) => {
+                    Some(status) if field(&status, "State:").is_some_and(|state| matches!(state, "Z" | "X")) => {
                         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
                         let _ = waitid(Id::Pid(Pid::from_raw(tid)), ended);
                         held.threads.remove(&tid);
@@ -191,22 +221,40 @@ impl Process {
     /// Whether all threads of the process are held and stopped. In this order: threads that are stopped before and after
     /// their number was read were so then, and if they are as many, there is no other.
     fn is_stopped_whole(&self, held: &Held) -> Result<bool, Failure> {
-        if !held.is_stopped() {
-            self.check_running()?;
+        // Not waited for here: what executes a program waits for those threads in turn that are held.
+        let stopped = held.is_stopped();
+        let (status, first_ended) = self.read_status()?;
+        if first_ended || !stopped {
             return Ok(false);
         }
-        let status = self.check_running()?;
         let threads = field(&status, "Threads:").and_then(|count| count.parse().ok());
         Ok(threads == Some(held.threads.len()) && held.is_stopped())
     }
 
-    /// /proc/PID/status of a process that has not ended.
-    fn check_running(&self) -> Result<String, Failure> {
+    /// /proc/PID/status of a process that has not ended, and whether its first thread has.
+    ///
+    /// A thread that executes a program ends all others first and then takes the number of the first one over: until then
+    /// that one looks like a process that has ended, but for the count of threads (de_thread() of fs/exec.c).
+    fn read_status(&self) -> Result<(String, bool), Failure> {
         let status = self.directory.read_file("status", 1 << 14).ok_or_else(|| gone(self.pid))?;
-        if field(&status, "State:").is_some_and(|state| state == "Z" || state == "X") {
+        let first_ended = field(&status, "State:").is_some_and(|state| state == "Z" || state == "X");
+        if first_ended && field(&status, "Threads:").is_none_or(|count| matches!(count, "0" | "1")) {
             return Err(gone(self.pid));
         }
-        Ok(status)
+        Ok((status, first_ended))
+    }
+
+    /// /proc/PID/status of a process whose first thread runs; one that is being taken over is waited for. A process whose
+    /// first thread has left for good cannot be held.
+    fn check_running(&self) -> Result<String, Failure> {
+        const TRIES: u32 = 50;
+        for _ in 0..TRIES {
+            match self.read_status()? {
+                (status, false) => return Ok(status),
+                (_, true) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+        Err(first_has_ended(self.pid))
     }
 
     /// Takes hold of the first thread, and sees that it is that of the directory: so the number is the one that /proc calls
@@ -214,6 +262,7 @@ impl Process {
     fn seize_first(&self, held: &mut Held) -> Result<(), Failure> {
         const TRIES: u32 = 5;
         for tries in 1..=TRIES {
+            self.check_running()?;
             match held.seize(self.pid) {
                 Ok(()) if self.is_traced()? => return Ok(()),
                 // Another thread takes its place at this moment; or the number is not this process's.
@@ -229,8 +278,7 @@ impl Process {
 
     /// Whether this program traces the process of the directory.
     fn is_traced(&self) -> Result<bool, Failure> {
-        let own = std::fs::read_link("/proc/self").unwrap_or_default();
-        Ok(field(&self.check_running()?, "TracerPid:").is_some_and(|tracer| own.to_str() == Some(tracer)))
+        Ok(field(&self.read_status()?.0, "TracerPid:") == Some(own_number().as_str()))
     }
 
     fn threads(&self) -> Result<BTreeSet<i32>, Failure> {
@@ -249,10 +297,11 @@ impl Process {
         if error == Errno::ESRCH {
             return gone(self.pid);
         }
-        let status = self.directory.read_file("status", 1 << 14).unwrap_or_default();
-        if field(&status, "State:") == Some("Z") {
-            return gone(self.pid);
-        }
+        let status = match self.read_status() {
+            Ok((status, false)) => status,
+            Ok((_, true)) => return first_has_ended(self.pid),
+            Err(gone) => return gone,
+        };
         if let Some(tracer) = field(&status, "TracerPid:").filter(|tracer| *tracer != "0") {
             return refused(
                 self.pid,
@@ -282,7 +331,7 @@ impl Process {
     }
 
     fn check_ids(&self, caller: &Caller) -> Result<(), Failure> {
-        let status = self.directory.read_file("status", 1 << 14).ok_or_else(|| gone(self.pid))?;
+        let status = self.check_running()?;
         // /proc/TID exists as well, but a move by that number moves the whole process, whose other threads may be another
         // user's.
         let leader = field(&status, "Tgid:").unwrap_or_default();
@@ -297,9 +346,6 @@ impl Process {
         let all_his = uids.clone().count() == 3 && uids.all(|uid| uid == Ok(caller.uid));
         if !all_his {
             return Err(refused(self.pid, &format!("its real, effective and saved uid are not all {}", caller.uid)));
-        }
-        if status.lines().any(|line| line.starts_with("State:") && line.contains('Z')) {
-            return Err(gone(self.pid));
         }
         Ok(())
     }
@@ -342,16 +388,25 @@ impl Held {
         let thread = Pid::from_raw(tid);
         ptrace::seize(thread, ptrace::Options::empty())?;
         self.threads.insert(tid);
-        // ESRCH: it has ended, and what comes then finds that out.
         match ptrace::interrupt(thread) {
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Ok(()) => Ok(()),
+            // It has ended, and what comes then finds that out; or it has executed a program meanwhile, and the number of the
+            // first thread is its own now.
+            Err(Errno::ESRCH) => {
+                let _ = ptrace::interrupt(Pid::from_raw(self.pid));
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
 
     /// PTRACE_GETEVENTMSG, as most requests, is for tracees that are stopped. No wait(2): it would take the signal away
     /// that a thread has stopped to get.
-    fn is_stopped(&self) -> bool {
+    ///
+    /// Nobody but its tracer and SIGKILL starts a stopped tracee: of what is held no thread is stopped any more when it has
+    /// been killed.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
         self.threads.iter().all(|tid| ptrace::getevent(Pid::from_raw(*tid)).is_ok())
     }
 }
@@ -383,7 +438,21 @@ fn root_of(map: &str) -> Option<u32> {
     })
 }
 
-fn gone(pid: i32) -> Failure {
+/// The number of this program in /proc; empty where /proc does not know it.
+fn own_number() -> String {
+    let own = std::fs::read_link("/proc/self").unwrap_or_default();
+    own.to_str().unwrap_or_default().to_owned()
+}
+
+fn first_has_ended(pid: i32) -> Failure {
+    Failure::new(format!(
+        "the first thread of process {pid} has ended while others live, and without it the process cannot be held while it moves: start it with cgdelegate run NAME -- COMMAND"
+    ))
+    .status(GONE)
+}
+
+/// What is said of a process that has ended.
+pub(crate) fn gone(pid: i32) -> Failure {
     Failure::new(format!("process {pid} has ended")).status(GONE)
 }
 

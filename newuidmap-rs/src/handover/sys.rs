@@ -3,11 +3,12 @@
 #![allow(unsafe_code)]
 
 use crate::sys::set_signal;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Which of descriptors 0, 1 and 2 were closed when the process started, one bit each. The C library opens all three in a
@@ -60,47 +61,33 @@ pub fn close_as_at_start() {
     }
 }
 
-/// The disposition of SIGPIPE when the process started: Rust's runtime ignores the signal before main.
-static SIGPIPE_AT_START: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
-
-extern "C" fn remember_sigpipe() {
-    if let Ok(action) = disposition(Signal::SIGPIPE) {
-        SIGPIPE_AT_START.store(action, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: the C library calls each function in this section once, before main and with one thread.
-#[used]
-#[unsafe(link_section = ".init_array")]
-static REMEMBER_SIGPIPE: extern "C" fn() = remember_sigpipe;
-
-/// Whether SIGPIPE was ignored when the process started.
-#[must_use]
-pub fn sigpipe_was_ignored() -> bool {
-    // Named here, so that no linker leaves it out.
-    let _ = core::hint::black_box(&REMEMBER_SIGPIPE);
-    SIGPIPE_AT_START.load(Ordering::Relaxed) == libc::SIG_IGN
-}
-
-fn disposition(signal: Signal) -> Result<usize, Errno> {
-    // SAFETY: a sigaction of zeroes is valid, and the kernel fills it.
-    let mut old: libc::sigaction = unsafe { core::mem::zeroed() };
-    // SAFETY: a null new action changes nothing; `old` is a whole sigaction.
-    Errno::result(unsafe { libc::sigaction(signal as libc::c_int, core::ptr::null(), &raw mut old) })?;
-    Ok(old.sa_sigaction)
-}
-
-/// Whether a signal is ignored now.
+/// Sets a signal to being ignored or to its default action, and gives whether it was ignored before (sigaction(2)).
 ///
 /// # Errors
-/// EINVAL for numbers that are no signal.
-pub fn is_ignored(signal: Signal) -> Result<bool, Errno> {
-    Ok(disposition(signal)? == libc::SIG_IGN)
+/// EINVAL for SIGKILL, SIGSTOP and numbers that are no signal.
+pub fn exchange_signal(signal: Signal, ignore: bool) -> Result<bool, Errno> {
+    // SAFETY: a sigaction of zeroes is valid, and the kernel fills it.
+    let mut old: libc::sigaction = unsafe { core::mem::zeroed() };
+    // SAFETY: as above: no flags, an empty mask.
+    let mut new: libc::sigaction = unsafe { core::mem::zeroed() };
+    new.sa_sigaction = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: neither action is a handler, so no code runs in signal context; both are whole sigactions.
+    Errno::result(unsafe { libc::sigaction(signal as libc::c_int, &raw const new, &raw mut old) })?;
+    Ok(old.sa_sigaction == libc::SIG_IGN)
 }
 
 /// The three interval timers as they were, see [`exchange_timers`].
 #[derive(Clone, Copy)]
 pub struct Timers([libc::itimerval; 3]);
+
+impl Timers {
+    /// Whether one of them is set to anything.
+    #[must_use]
+    pub fn are_set(&self) -> bool {
+        let is_set = |time: &libc::timeval| time.tv_sec != 0 || time.tv_usec != 0;
+        self.0.iter().any(|timer| is_set(&timer.it_value) || is_set(&timer.it_interval))
+    }
+}
 
 impl core::fmt::Debug for Timers {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -163,6 +150,95 @@ pub fn lock_within(file: &std::fs::File, limit: Duration) -> Result<(), Errno> {
     exchange_timers(None)?;
     set_signal(Signal::SIGALRM, false)?;
     locked
+}
+
+/// What the handler of [`watch_tracees`] goes by.
+struct Watch {
+    first: i32,
+    end: std::time::Instant,
+    words: String,
+    status: u8,
+}
+
+static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+/// Of system calls only waitid(2), clock_gettime(2), write(2) and _exit(2), and no memory is allocated.
+extern "C" fn take_note(_: libc::c_int) {
+    let errno = Errno::last_raw();
+    // Whoever sets it has stopped the timer, so this is never refused for long.
+    if let Ok(watch) = WATCH.try_lock()
+        && let Some(watch) = watch.as_ref()
+    {
+        loop {
+            if std::time::Instant::now() >= watch.end {
+                // SAFETY: a text with its own length; both calls are allowed in a signal handler.
+                unsafe {
+                    libc::write(2, watch.words.as_ptr().cast(), watch.words.len());
+                    libc::_exit(libc::c_int::from(watch.status));
+                }
+            }
+            let look = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+            // SAFETY: a siginfo of zeroes is valid, and the kernel fills it.
+            let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
+            // SAFETY: `info` is a whole siginfo that outlives the call.
+            if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, look | libc::WNOWAIT) } != 0 {
+                break;
+            }
+            // SAFETY: waitid(2) fills this field, and leaves its zero where nothing has ended.
+            let ended = unsafe { info.si_pid() };
+            let Ok(id) = libc::id_t::try_from(ended) else { break };
+            if ended == 0 || ended == watch.first {
+                break;
+            }
+            // SAFETY: as above.
+            unsafe { libc::waitid(libc::P_PID, id, &raw mut info, look) };
+        }
+    }
+    Errno::set_raw(errno);
+}
+
+/// Stops the clock of [`watch_tracees`] when it is dropped, with SIGALRM at its default.
+#[derive(Debug)]
+pub struct Clock(());
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        // Neither has an error for these arguments.
+        let _ = exchange_timers(None);
+        let _ = set_signal(Signal::SIGALRM, false);
+    }
+}
+
+/// For a program that takes hold of the threads of a process by PTRACE_SEIZE, one after another: until what is returned is
+/// dropped, it takes note of those that have ended, every 5 ms, and after `limit` it ends with `words` on standard error and
+/// `status`.
+///
+/// A thread that executes a program has the lock that a seizure waits for (cred_guard_mutex; ptrace_attach() of
+/// kernel/ptrace.c), and waits itself until every other thread has gone (de_thread() of fs/exec.c); those that are traced
+/// go when their tracer takes note, which waits. A signal alone does not end that wait: it begins anew after the handler.
+///
+/// Never taken note of is `first`, with whose entry the number of the process would go; the first thread is not waited for
+/// by what executes a program. Every other child of this program that has ended goes. ITIMER_REAL and SIGALRM are used.
+///
+/// # Errors
+/// The kernel's, which has none for these arguments.
+pub fn watch_tracees(first: i32, limit: Duration, words: String, status: u8) -> Result<Clock, Errno> {
+    let end = std::time::Instant::now().checked_add(limit).ok_or(Errno::EINVAL)?;
+    if let Ok(mut watch) = WATCH.lock() {
+        *watch = Some(Watch { first, end, words, status });
+    }
+    // SAFETY: a sigaction of zeroes is valid.
+    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    action.sa_sigaction = take_note as extern "C" fn(libc::c_int) as usize;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the handler calls what may be called in one, and `action` is a whole sigaction.
+    Errno::result(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, core::ptr::null_mut()) })?;
+    let clock = Clock(());
+    let every = libc::timeval { tv_sec: 0, tv_usec: 5_000 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: `timer` outlives the call, and a null pointer means that the old value is not wanted.
+    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, core::ptr::null_mut()) })?;
+    Ok(clock)
 }
 
 /// Replaces the process by `program` (execve(2)). Returns only when that fails.
@@ -336,4 +412,40 @@ pub fn set_attribute(file: &impl AsFd, name: &CStr, value: &[u8]) -> Result<(), 
     let set =
         unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(set).map(drop)
+}
+
+/// The names of the directories in an open directory, from its beginning, without `.` and `..` (getdents64(2)). The
+/// position of the descriptor is moved.
+///
+/// # Errors
+/// The kernel's; EIO for what it never says.
+pub fn directories_in(directory: &impl AsFd) -> Result<Vec<CString>, Errno> {
+    /// Where d_reclen, d_type and d_name stand in a struct linux_dirent64.
+    const LENGTH: usize = 16;
+    const TYPE: usize = 18;
+    const NAME: usize = 19;
+    let number = directory.as_fd().as_raw_fd();
+    // SAFETY: numbers.
+    Errno::result(unsafe { libc::lseek(number, 0, libc::SEEK_SET) })?;
+    let mut names = Vec::new();
+    let mut buffer = [0_u8; 4096];
+    loop {
+        // SAFETY: a buffer with its own length.
+        let read = unsafe { libc::syscall(libc::SYS_getdents64, number, buffer.as_mut_ptr(), buffer.len()) };
+        let read = usize::try_from(Errno::result(read)?).map_err(|_| Errno::EIO)?;
+        let mut rest = buffer.get(..read).ok_or(Errno::EIO)?;
+        if rest.is_empty() {
+            return Ok(names);
+        }
+        while !rest.is_empty() {
+            let length = rest.get(LENGTH..TYPE).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+            let (entry, after) = length.and_then(|length| rest.split_at_checked(length.into())).ok_or(Errno::EIO)?;
+            // Shorter than its head, it would be no entry, and a length of 0 no way on.
+            let name = entry.get(NAME..).and_then(|name| CStr::from_bytes_until_nul(name).ok()).ok_or(Errno::EIO)?;
+            if entry.get(TYPE) == Some(&libc::DT_DIR) && name != c"." && name != c".." {
+                names.push(name.to_owned());
+            }
+            rest = after;
+        }
+    }
 }

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::cli::Exec;
+use super::membership::Membership;
 use super::{live, sys as life_sys};
 use crate::child::Child;
 use crate::console::Stdio;
@@ -76,8 +77,9 @@ pub fn exec(options: &Exec) -> Outcome<u8> {
     let pidfd = record.process().ok_or_else(gone)?;
     let confinement = confinement(record.pid).ok_or_else(gone)?;
     life_sys::forbid_tracing().map_err(|errno| Failure::own(format!("cannot guard this process: {}", words(errno))))?;
-    join(&record, &pidfd)?;
-    let child = start(&plan, confinement, with_terminal)?;
+    let membership = Membership::look(&record);
+    join(&record, &pidfd, membership.is_none())?;
+    let child = start(&plan, confinement, membership, with_terminal)?;
     // The command is no process 1: a signal that it does not handle is the kernel's business.
     match Supervisor::release(child, &plan, stdio, signals, Instant::now() + START, None)?.into_guest().watch(|| ())? {
         Turn::Ended(code) => Ok(code),
@@ -117,12 +119,14 @@ fn parse_confinement(status: &str) -> Option<Confinement> {
     })
 }
 
-/// Joins the namespaces by the pidfd at once, or on kernels before 5.8 one by one.
-fn join(record: &Record, pidfd: &OwnedFd) -> Outcome<()> {
+/// Joins the namespaces by the pidfd at once, or on kernels before 5.8 one by one. Without `cgroup`, that of cgroups is
+/// left for [`Membership`].
+fn join(record: &Record, pidfd: &OwnedFd, cgroup: bool) -> Outcome<()> {
     let fail = |what: &str, errno| {
         Failure::own(format!("cannot enter {}: cannot join its {what}: {}", record.name, words(errno)))
     };
-    let all = NAMESPACES.iter().fold(0, |flags, (_, flag)| flags | flag);
+    let wanted = NAMESPACES.into_iter().filter(|(_, flag)| cgroup || *flag != libc::CLONE_NEWCGROUP);
+    let all = wanted.clone().fold(0, |flags, (_, flag)| flags | flag);
     match life_sys::join(pidfd.as_fd(), all) {
         Ok(()) => return Ok(()),
         Err(Errno::EINVAL) => {}
@@ -130,7 +134,7 @@ fn join(record: &Record, pidfd: &OwnedFd) -> Outcome<()> {
     }
     // All are opened before the first is joined, which takes /proc away.
     let mut opened = Vec::with_capacity(NAMESPACES.len());
-    for (name, flag) in NAMESPACES {
+    for (name, flag) in wanted {
         let path = format!("/proc/{}/ns/{name}", record.pid);
         let file = std::fs::File::open(&path).map_err(|error| Failure::own(format!("cannot open {path}: {error}")))?;
         opened.push((name, flag, OwnedFd::from(file)));
@@ -147,7 +151,7 @@ fn join(record: &Record, pidfd: &OwnedFd) -> Outcome<()> {
 }
 
 /// Clones the command's process, which goes on in [`guest`].
-fn start(plan: &Plan, confinement: Confinement, with_terminal: bool) -> Outcome<Child> {
+fn start(plan: &Plan, confinement: Confinement, membership: Option<Membership>, with_terminal: bool) -> Outcome<Child> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| Failure::own(format!("cannot make a socket pair: {}", words(errno))))?;
     let argv = plan::pointers(&plan.argv);
@@ -158,7 +162,7 @@ fn start(plan: &Plan, confinement: Confinement, with_terminal: bool) -> Outcome<
         Ok(sys::Clone::Child) => {
             sys::close(ours.as_raw_fd());
             let channel = theirs.as_raw_fd();
-            if let Err(stop) = guest(plan, &argv, &mut environment, channel, confinement, with_terminal) {
+            if let Err(stop) = guest(plan, &argv, &mut environment, channel, confinement, membership, with_terminal) {
                 report::send(channel, &stop);
             }
             sys::exit_now(125)
@@ -174,6 +178,7 @@ fn guest<'a>(
     environment: &mut [*const core::ffi::c_char],
     channel: RawFd,
     confinement: Confinement,
+    mut membership: Option<Membership>,
     with_terminal: bool,
 ) -> Try<'a> {
     let guard = || at(Step::Guard, c"");
@@ -181,6 +186,9 @@ fn guest<'a>(
     sys::die_with_parent().map_err(guard())?;
     sys::change_directory(c"/").map_err(guard())?;
     sys::set_umask(0o022);
+    if let Some(membership) = &mut membership {
+        membership.enter_as_caller();
+    }
     if !plan.single_id {
         sys::set_groups(&[]).map_err(at(Step::Ids, c""))?;
     }
@@ -195,6 +203,9 @@ fn guest<'a>(
     sys::become_ids(0, 0).map_err(at(Step::Ids, c""))?;
     life_sys::forbid_tracing().map_err(guard())?;
     sys::die_with_parent().map_err(guard())?;
+    if let Some(membership) = &mut membership {
+        membership.enter_as_root().map_err(at(Step::Cgroup, c""))?;
+    }
     if confinement.no_new_privs {
         life_sys::set_no_new_privs().map_err(guard())?;
     }
@@ -203,9 +214,31 @@ fn guest<'a>(
         let master;
         (master, slave) = terminal()?;
         sys::send_message(channel, &[report::CONSOLE], &[master, slave]).map_err(at(Step::Channel, c""))?;
+        sys::close(master);
     }
     let go = setup::wait_for(channel, report::GO)?;
+    // The exec itself closes them too late: between the new memory, which root inside may look into where his ids are the
+    // caller's, and the closing of descriptors (begin_new_exec() of fs/exec.c) a copy of the caller's terminal could be
+    // opened by /proc/PID/fd.
+    close_all_but(&go.descriptors().into_iter().chain([channel, slave]).collect::<Vec<_>>());
     setup::start_command(plan, argv, environment, channel, slave, &go, ignored)
+}
+
+/// Closes every descriptor from 3 up but these. Linux before 5.9 is told each number: what this program has opened since it
+/// closed its caller's, has low ones, and /proc is the container's here.
+fn close_all_but(kept: &[RawFd]) {
+    const HIGHEST: RawFd = 1023;
+    let mut kept: Vec<RawFd> = kept.iter().copied().filter(|fd| *fd > 2).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for end in kept.into_iter().map(Some).chain([None]) {
+        let last = end.map_or(u32::MAX, |fd| fd.unsigned_abs().saturating_sub(1));
+        let range = u32::try_from(first).unwrap_or(u32::MAX);
+        if range <= last && sys::close_range(range, last).is_err() {
+            (first..end.unwrap_or(HIGHEST.saturating_add(1))).for_each(sys::close);
+        }
+        first = end.map_or(first, |fd| fd.saturating_add(1));
+    }
 }
 
 /// A pty of the container's devpts, whatever it has put at that path: character device 5:2, on a devpts.

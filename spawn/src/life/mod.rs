@@ -9,6 +9,7 @@ mod end;
 mod enter;
 mod list;
 mod look;
+mod membership;
 mod ring;
 pub mod server;
 pub mod sys;

@@ -110,6 +110,67 @@ pub fn trials() -> Vec<Trial> {
                 let _ = case.call("/run/bin/cgdelegate").args(["prune"]).run(case.world);
             }
         }),
+        once("exec enters the container's cgroup where the caller may write it, and one line says where not", |case| {
+            let cgroups = cgroups(case, LINE);
+            let idle = "trap \"exit 0\" TERM; while :; do sleep 0.05; done";
+            // From outside: version 1 lets the caller, cgroup2 does not.
+            let script = format!("spawn run -d --name c --cgroup x --pids 10 {EV} -- /bin/sh -c '{idle}'");
+            case.pipeline(&script).assert_code(0, "run");
+            let outcome = case.spawn(&["exec", "c", "--", "/bin/cat", "/proc/self/cgroup"]).run(case.world);
+            outcome.assert_code(0, "exec");
+            let (legacy, unified): (Vec<&str>, Vec<&str>) = hierarchies(&cgroups).into_iter().partition(|word| *word != "v2");
+            assert_eq!(not_a_root(&outcome.out(), &legacy), [""; 0], "{}", outcome.out());
+            if !unified.is_empty() {
+                assert_eq!(not_a_root(&outcome.out(), &unified).len(), 1, "{}", outcome.out());
+                let text = outcome.text();
+                assert!(text.starts_with("spawn: the command stays outside the container's cgroup (cgroup2), "), "{text}");
+                assert_eq!(text.matches('\n').count(), 1, "{text}");
+            }
+            if cgroups.mount("pids").is_some() {
+                // The limit counts for it.
+                let words = ["exec", "c", "--", "/bin/sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; echo unlimited"];
+                let outcome = case.spawn(&words).run(case.world);
+                assert!(!outcome.out().contains("unlimited") && outcome.text().contains("fork"), "{}", outcome.text());
+            }
+            case.spawn(&["stop", "c"]).run(case.world).assert_code(0, "stop");
+            case.nothing_left("exec in a cgroup");
+            assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
+            // From below the same cgroup of the caller's: everywhere, also into the leaf that root inside has made.
+            let inner = format!(
+                "spawn run -d --name c {EV} -- /bin/sh -c '{idle}' >/dev/null && spawn exec c -- cat /proc/self/cgroup; spawn stop c >&2"
+            );
+            fs::write("/home/alice/inner", inner).expect("script");
+            let outcome = case.pipeline("cgdelegate run y -- sh /home/alice/inner");
+            outcome.assert_code(0, &outcome.text());
+            assert!(!outcome.text().contains("outside"), "{}", outcome.text());
+            assert_eq!(not_a_root(&outcome.out(), &hierarchies(&cgroups)), [""; 0], "{}", outcome.out());
+            case.nothing_left("exec below cgdelegate run");
+        }),
+        once("exec into a cgroup that hands its controllers on, as systemd's does, goes into a leaf of it", |case| {
+            let cgroups = cgroups(case, &LINE.replace("alice ", "alice hugetlb,"));
+            let node = cgroups.node("v2", ALICE, "y").display().to_string();
+            // spawn alone in the cgroup hands controllers on to the container, whose process 1 does the same.
+            let busy = "mkdir /run/c; mount -t cgroup2 none /run/c && mkdir /run/c/own && echo 1 >/run/c/own/cgroup.procs && \
+                for c in $(cat /run/c/cgroup.controllers); do echo +$c; done >/run/c/cgroup.subtree_control; \
+                trap \"exit 0\" TERM; cat /run/c/cgroup.subtree_control >/handed; while :; do sleep 0.05; done";
+            let inner = format!(
+                "mkdir {node}/shell; echo $$ >{node}/shell/cgroup.procs; \
+                 (sh -c 'echo $$ >{node}/cgroup.procs && exec \"$@\"' sh spawn run --name c {EV} -- /bin/sh -c '{busy}') & \
+                 spawn wait -s running c; while ! test -e {EV}/handed; do sleep 0.1; done; \
+                 spawn exec c -- cat /proc/self/cgroup; spawn stop c >&2; wait"
+            );
+            fs::write("/home/alice/inner", inner).expect("script");
+            let outcome = case.pipeline("cgdelegate run y -- sh /home/alice/inner");
+            outcome.assert_code(0, &outcome.text());
+            assert!(!outcome.text().contains("outside"), "{}", outcome.text());
+            let handed = !fs::read_to_string(format!("{EV}/handed")).expect("handed").trim().is_empty();
+            let root = fs::read_to_string(cgroups.need("v2").join("cgroup.controllers")).expect("controllers");
+            let some = root.split_ascii_whitespace().any(|word| ["hugetlb", "pids"].contains(&word));
+            assert_eq!(handed, some, "{}", outcome.text());
+            let left = not_a_root(&outcome.out(), &["v2"]);
+            assert_eq!(left, if handed { &["0::/.spawn"][..] } else { &[] }, "{}", outcome.text());
+            case.nothing_left("exec into a leaf");
+        }),
         once("--pids without a name is for a cgroup called like the container, and it holds", |case| {
             let cgroups = cgroups(case, LINE);
             let script = "sleep 5 & sleep 5 & sleep 5 & sleep 5 & sleep 5 & echo unlimited";
@@ -240,6 +301,15 @@ pub fn trials() -> Vec<Trial> {
             let outcome = case.pipeline(&script);
             outcome.assert_code(0, "pipeline");
             assert_eq!(not_a_root(&outcome.out(), &hierarchies(&cgroups)), [""; 0], "{}", outcome.out());
+        }),
+        once("no cgroup tree of the host's is mounted in a container, with a cgroup of its own or without", |case| {
+            let cgroups = cgroups(case, LINE);
+            for options in [&[][..], &["--cgroup", "x"]] {
+                let text = case.out(options, "cat /proc/self/mountinfo; ls /sys/fs/cgroup | wc -l");
+                assert!(!text.lines().any(|line| line.contains(" - cgroup")), "{options:?}: {text}");
+                assert!(text.ends_with("\n0\n"), "{options:?}: {text}");
+            }
+            drop(cgroups);
         }),
         once("in a cgroup that is somebody else's the container is started as it is, and nothing is made in it", |case| {
             let cgroups = cgroups(case, LINE);
