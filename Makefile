@@ -74,7 +74,7 @@ demo:
 	@tests/demo
 
 # Not part of make check: emulated kernels take their time.
-check-kernels:
+check-kernels: build
 	@packaging/check-kernels
 
 fuzz:
