@@ -130,7 +130,12 @@ pub fn main() -> u8 {
 /// for an exit status of the command.
 fn say_usage(error: &clap::Error) -> u8 {
     let asked = !error.use_stderr();
-    let _ = error.print();
+    match words().get(1).and_then(|word| word.to_str()).and_then(|word| Some((word, elsewhere(word)?))) {
+        Some((word, there)) if error.kind() == clap::error::ErrorKind::InvalidSubcommand => {
+            complain(&format!("there is no command {word}: {there}"));
+        }
+        _ => drop(error.print()),
+    }
     let _ = std::io::stdout().flush();
     let passes_on = words().get(1).is_some_and(|word| ["run", "go", "exec"].iter().any(|name| word == *name));
     match (asked, passes_on) {
@@ -138,6 +143,26 @@ fn say_usage(error: &clap::Error) -> u8 {
         (false, true) => OWN_FAILURE,
         (false, false) => USAGE,
     }
+}
+
+/// What LXC's programs, podman and machinectl(1) call something that has another name here.
+fn elsewhere(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "start" | "boot" | "execute" => "`spawn run NAME` starts a container, `spawn run -d NAME` in the background",
+        "create" | "import" | "pull" | "load" => "`rootfs import IMAGE NAME` makes a container of an image",
+        "rm" | "destroy" | "remove" | "delete" => "`rootfs rm NAME` removes a container",
+        "attach" | "enter" | "shell" | "login" => {
+            "`spawn exec NAME` is a shell in a container, `spawn console NAME` its console"
+        }
+        "list" | "ps" => "`spawn ls -f`",
+        "stats" | "monitor" => "`spawn top`",
+        "status" | "inspect" | "show" => "`spawn info NAME`",
+        "poweroff" | "halt" | "shutdown" | "terminate" => "`spawn stop NAME`",
+        "reboot" => "`spawn restart NAME`",
+        "export" | "save" | "adapt" | "shift" => "`rootfs --help` has it",
+        "enable" | "disable" => "`spawn autostart --help`",
+        _ => return None,
+    })
 }
 
 /// Prints one line on standard error; nothing if there is nobody to read it.

@@ -160,11 +160,31 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let status = if error.use_stderr() { USAGE } else { 0 };
-            let _ = error.print();
+            let word = helper::start::sys::words().get(1).and_then(|word| word.to_str());
+            match word.and_then(|word| Some((word, elsewhere(word)?))) {
+                Some((word, there)) if error.kind() == clap::error::ErrorKind::InvalidSubcommand => {
+                    ROOTFS.say(&format!("there is no command {word}: {there}"));
+                }
+                _ => drop(error.print()),
+            }
             return ExitCode::from(status);
         }
     };
     ROOTFS.finish(run(cli).map_err(Failure::from))
+}
+
+/// What other programs call something that has another name here.
+fn elsewhere(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "create" | "load" | "unpack" | "extract" => "`rootfs import IMAGE NAME` makes a container of an image",
+        "pull" | "copy" => "`skopeo copy docker://IMAGE oci-archive:FILE`, then `rootfs import FILE NAME`",
+        "save" | "pack" | "tar" => "`rootfs export NAME FILE`",
+        "remove" | "delete" | "destroy" => "`rootfs rm NAME`",
+        "list" => "`rootfs ls`",
+        "chown" => "`rootfs shift NAME`",
+        "run" | "start" | "exec" | "stop" => "`spawn --help` has it",
+        _ => return None,
+    })
 }
 
 fn say(quiet: bool, text: &str) {

@@ -219,6 +219,50 @@ fn enter(
     measured?;
     println!("/bin/true (static) in a container that runs `sleep`, made as above,");
     print(&rows, rounds);
+    idle(&scratch, spawn, ours, rootfs)
+}
+
+/// The table of what containers in the background keep of memory outside.
+fn idle(scratch: &Path, spawn: &Path, ours: &[String], rootfs: &Path) -> io::Result<()> {
+    const CONTAINERS: u32 = 50;
+    const GOAL: f64 = 150.0;
+    println!("\n## Containers in the background\n");
+    let call = |words: &str| Command::new(spawn, words.split(' '), ours).output(scratch);
+    for number in 0..CONTAINERS {
+        let (code, said) = call(&format!("run -d --name idle{number} {} -- /bin/sleep 3600", rootfs.display()))?;
+        if code != 0 {
+            return Err(io::Error::other(format!("spawn run -d: exit code {code} ({said})")));
+        }
+    }
+    let (mut supervisors, mut share, mut own) = (0_u32, 0_u32, 0_u32);
+    for entry in fs::read_dir("/proc")?.flatten() {
+        // Those of other users and those that end meanwhile cannot be read.
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if !read("cmdline").contains("\0supervise\0idle") {
+            continue;
+        }
+        let rollup = read("smaps_rollup");
+        let kilobytes = |key: &str| -> u32 {
+            let fields = rollup.lines().filter_map(|line| line.strip_prefix(key));
+            fields.filter_map(|rest| rest.split_ascii_whitespace().find_map(|word| word.parse::<u32>().ok())).sum()
+        };
+        supervisors += 1;
+        share += kilobytes("Pss:");
+        own += kilobytes("Private_");
+    }
+    let (code, said) = call("kill --all -s KILL")?;
+    if code != 0 || supervisors != CONTAINERS {
+        return Err(io::Error::other(format!(
+            "{supervisors} supervisors of {CONTAINERS}; spawn kill: {code} ({said})"
+        )));
+    }
+    let each = |sum: u32| f64::from(sum) / f64::from(CONTAINERS);
+    println!(
+        "{CONTAINERS} containers that run `sleep`; memory of the supervisor of each, in KiB (/proc/PID/smaps_rollup).\n"
+    );
+    println!("| | KiB | goal | |\n|---|---:|---:|---|");
+    println!("| proportional share (Pss) | {:.0} | {GOAL} | {} |", each(share), verdict(each(share) <= GOAL));
+    println!("| its own (Private) | {:.0} | - | |", each(own));
     Ok(())
 }
 

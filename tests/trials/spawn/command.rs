@@ -363,6 +363,16 @@ pub fn trials() -> Vec<Trial> {
             own(&format!("{EV}/root/closed"), tests::User { name: "root inside", uid: 100_000, gid: 100_000 });
             case.fails(&["--user", "ada", "--workdir", "/root/closed", EV, "--", "/bin/pwd"], 125, &["/root/closed"]);
         }),
+        once("what other programs call a command is answered with what it is called here", |case| {
+            for (word, there) in [("start", "spawn run -d NAME"), ("rm", "rootfs rm NAME"), ("ps", "spawn ls -f")] {
+                let outcome = case.spawn(&[word, "c"]).run(case.world);
+                outcome.assert_code(64, word);
+                assert!(outcome.text().starts_with(&format!("spawn: there is no command {word}: ")), "{}", outcome.text());
+                assert!(outcome.text().contains(there) && outcome.text().lines().count() == 1, "{}", outcome.text());
+            }
+            let outcome = case.spawn(&["strat"]).run(case.world);
+            assert!(outcome.text().contains("unrecognized subcommand 'strat'"), "{}", outcome.text());
+        }),
         both("--hostname and the container's name are the host name inside, and the host keeps its own", |case| {
             let before = fs::read_to_string("/proc/sys/kernel/hostname").expect("name");
             assert_eq!(case.out(&[], "hostname"), "ev\n");
