@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use crate::config::{Controller, Key, Limit, Value};
-use crate::directory::{Directory, write_once};
+use crate::directory::{Directory, read_path, write_once};
 use crate::hierarchy::{Base, BaseError, Hierarchy, Host, OWN_BASE, USER_PREFIX, check_release_agent};
 use crate::ledger::{self, Ledger};
 use crate::policy::{Grant, Ownership};
@@ -21,7 +21,7 @@ use helper::handover;
 use helper::handover::sys;
 use helper::report::Failure;
 use nix::errno::Errno;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -128,9 +128,90 @@ struct Site {
     base: Base,
     /// The user's directory once it has been opened. Nobody else removes it: that takes the user's lock.
     opened: RefCell<Option<Rc<Directory>>>,
+    /// The files of the user's directory that carry a ceiling, as its record has them. `None`: not read yet.
+    ceilings: RefCell<Option<Vec<String>>>,
+}
+
+/// A cgroup that this call has made, with its directories in the hierarchies of this call: root's alone, until they are
+/// handed over.
+#[derive(Debug)]
+struct Fresh {
+    name: String,
+    nodes: Vec<(usize, Directory)>,
+    given: bool,
+}
+
+/// How much [`Session::read_nodes`] looks at.
+#[derive(Clone, Copy, Debug)]
+enum Look<'n> {
+    /// At everything.
+    Everywhere,
+    /// At what tells whether a cgroup is stale, and everywhere in that of this name, if one is given.
+    Stale(Option<&'n str>),
 }
 
 impl Site {
+    fn new(hierarchy: Hierarchy, top: Directory, base: Base) -> Self {
+        Self { hierarchy, top, base, opened: RefCell::default(), ceilings: RefCell::default() }
+    }
+
+    /// Sets the ceilings of the user's directory, and takes those away that an earlier call has set and the file does not
+    /// have any more. Which these are stands in a record of the directory's, so that what root sets by hand stays. The
+    /// record is written before a ceiling is set and after one is taken away.
+    fn set_ceilings(&self, user: &Directory, limits: &[Limit], uid: u32) -> Result<(), Failure> {
+        let carried = limits.iter().any(|limit| !files_of(&self.hierarchy, *limit).is_empty());
+        if !carried && !self.may_have_ceilings() {
+            return Ok(());
+        }
+        let failed = |e| self.failure("write the record of", uid, "", e);
+        let before = match self.ceilings.borrow_mut().take() {
+            Some(before) => before,
+            None => {
+                let read = handover::with(Capability::CAP_SYS_ADMIN, || read_ceilings(user))?;
+                read.map_err(|e| self.failure("read the record of", uid, "", e))?
+            }
+        };
+        let now: Vec<String> = limits
+            .iter()
+            .flat_map(|limit| files_of(&self.hierarchy, *limit))
+            .map(|(file, _)| file.to_owned())
+            .collect();
+        let write = |files: &[&String]| {
+            let text = files.iter().map(|file| file.as_str()).collect::<Vec<_>>().join(" ");
+            handover::with(Capability::CAP_SYS_ADMIN, || user.set_attribute(RECORD, text.as_bytes()))?.map_err(failed)
+        };
+        let lost: Vec<&String> = before.iter().filter(|file| !now.contains(file)).collect();
+        if !now.iter().all(|file| before.contains(file)) {
+            write(&now.iter().chain(lost.iter().copied()).collect::<Vec<_>>())?;
+        }
+        let mut result = Ok(());
+        for limit in limits {
+            match set_limits(self, user, core::slice::from_ref(limit), uid, "", true) {
+                Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
+                set => result = result.and(set),
+            }
+        }
+        for file in &lost {
+            let Some(none) = no_limit(file) else { continue };
+            match user.write(file, none) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => {
+                    return Err(self.failure(&format!("write {none} to {file} of"), uid, "", error));
+                }
+            }
+        }
+        if !lost.is_empty() {
+            write(&now.iter().collect::<Vec<_>>())?;
+        }
+        *self.ceilings.borrow_mut() = Some(now);
+        result
+    }
+
+    /// Whether a limit of the file can be one of this hierarchy's.
+    fn may_have_ceilings(&self) -> bool {
+        self.hierarchy.is_unified() || self.hierarchy.has_legacy("pids") || self.hierarchy.has_legacy("cpu")
+    }
+
     /// The user's directory, when it is there.
     fn user(&self, uid: u32) -> Result<Option<Rc<Directory>>, Failure> {
         if let Some(user) = self.opened.borrow().as_ref() {
@@ -144,6 +225,10 @@ impl Site {
             Ok(_) => Err(Failure::new(format!("{} is not root's alone", self.show(uid, ""))).status(SYSTEM)),
             Err(error) => Err(self.failure("open", uid, "", error)),
         }
+    }
+
+    fn forget(&self) {
+        *self.opened.borrow_mut() = None;
     }
 
     fn keep(&self, user: Directory) -> Rc<Directory> {
@@ -256,6 +341,9 @@ pub struct Session<'a> {
     sites: Vec<Site>,
     /// The first so many sites are those of this call.
     current: usize,
+    fresh: Option<Fresh>,
+    /// Whether there is something to remove by the name [`STAGING`].
+    staging: Cell<bool>,
     /// Dropped last, with the lock.
     root: Option<FullRoot>,
 }
@@ -302,7 +390,7 @@ impl<'a> Session<'a> {
             let base = Base::choose(base, &hierarchy.here, &top).map_err(|e| {
                 Failure::new(format!("look for a base in {}: {}", hierarchy.label, e.desc())).status(SYSTEM)
             })?;
-            sites.push(Site { hierarchy: hierarchy.clone(), top, base, opened: RefCell::default() });
+            sites.push(Site::new(hierarchy.clone(), top, base));
         }
         let current = sites.len();
         let mut others = Vec::new();
@@ -313,18 +401,14 @@ impl<'a> Session<'a> {
             }
             let Some(hierarchy) = host.hierarchies.iter().find(|h| h.label == *label) else { continue };
             if let Some(top) = hierarchy.open(false)? {
-                others.push(Site {
-                    hierarchy: hierarchy.clone(),
-                    top,
-                    base: Base { path, make: false },
-                    opened: RefCell::default(),
-                });
+                others.push(Site::new(hierarchy.clone(), top, Base { path, make: false }));
             }
         }
         let rank = |site: &Site| host.hierarchies.iter().position(|h| h.label == site.hierarchy.label);
         others.sort_by_key(rank);
         sites.append(&mut others);
-        Ok(Self { caller, uid, ledger, sites, current, root: Some(root) })
+        let staging = Cell::new(false);
+        Ok(Self { caller, uid, ledger, sites, current, fresh: None, staging, root: Some(root) })
     }
 
     /// The user's cgroups.
@@ -332,16 +416,32 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The kernel's, in words.
     pub fn nodes(&self) -> Result<Vec<Node>, Failure> {
-        handover::with(Capability::CAP_SYS_ADMIN, || self.read_nodes())?
+        handover::with(Capability::CAP_SYS_ADMIN, || self.read_nodes(Look::Everywhere))?
     }
 
-    fn read_nodes(&self) -> Result<Vec<Node>, Failure> {
+    fn read_nodes(&self, look: Look<'_>) -> Result<Vec<Node>, Failure> {
         let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
         let mut visits = if self.caller.uid == self.uid { MAX_VISITS } else { MAX_VISITS_OF_OTHERS };
         for (index, site) in self.sites.iter().enumerate() {
             let Some(user) = site.user(self.uid)? else { continue };
-            for name in user.children().map_err(|e| site.failure("read", self.uid, "", e))? {
+            let failed = |e| site.failure("read", self.uid, "", e);
+            if site.may_have_ceilings() {
+                *site.ceilings.borrow_mut() = Some(read_ceilings(&user).map_err(failed)?);
+            }
+            if user.is_leaf().map_err(failed)? {
+                continue;
+            }
+            for name in user.children().map_err(failed)? {
                 if name == STAGING {
+                    self.staging.set(true);
+                    continue;
+                }
+                // What lives in one hierarchy is not stale.
+                let everywhere = match look {
+                    Look::Everywhere => true,
+                    Look::Stale(wanted) => wanted == Some(name.as_str()),
+                };
+                if !everywhere && nodes.get(&name).is_some_and(Node::is_alive) {
                     continue;
                 }
                 let directory = match user.open(&name) {
@@ -367,14 +467,16 @@ impl<'a> Session<'a> {
         Ok(nodes.into_values().collect())
     }
 
-    /// Removes what is stale and gives what is left. What cannot be removed yet is left, and so counts.
+    /// Removes what is stale and gives what is left. What cannot be removed yet is left, and so counts. Only of the one
+    /// called `wanted` all processes and paths are told.
     ///
     /// # Errors
     /// The kernel's, in words.
-    pub fn sweep(&mut self) -> Result<Vec<Node>, Failure> {
-        self.clear_staging();
+    pub fn sweep(&mut self, wanted: Option<&str>) -> Result<Vec<Node>, Failure> {
         let mut left = Vec::new();
-        for node in self.nodes()? {
+        let nodes = handover::with(Capability::CAP_SYS_ADMIN, || self.read_nodes(Look::Stale(wanted)))??;
+        self.clear_staging();
+        for node in nodes {
             if !node.is_stale() || self.remove(&node).is_err() {
                 left.push(node);
             }
@@ -439,7 +541,7 @@ impl<'a> Session<'a> {
         for site in &self.sites {
             let base = site.base.open(&site.top, false).map_err(|e| site.base_failure(e))?;
             let Some(base) = base else { continue };
-            *site.opened.borrow_mut() = None;
+            site.forget();
             match base.remove(&user_name(self.uid)) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::EBUSY | Errno::ENOTEMPTY) => empty = false,
@@ -478,10 +580,12 @@ impl<'a> Session<'a> {
     }
 
     fn make_all(&mut self, name: &str, grant: &Grant) -> Result<(), Failure> {
+        self.fresh = Some(Fresh { name: name.to_owned(), nodes: Vec::new(), given: false });
         for index in 0..self.current {
             let mut tries = TRIES;
             while !self.make_one(index, name, grant)? {
                 // Another user's call has removed the base, which was empty to it.
+                self.sites.iter().for_each(|site| site.forget());
                 tries = tries.checked_sub(1).ok_or_else(|| {
                     Failure::new("the base is removed again and again by others: try again").status(TRY_AGAIN)
                 })?;
@@ -515,6 +619,9 @@ impl<'a> Session<'a> {
             inherit_cpuset(&user, &node, true).map_err(|e| site.failure("initialise the cpuset", uid, name, e))?;
         }
         set_limits(site, &node, &grant.node, uid, name, false)?;
+        if let Some(fresh) = &mut self.fresh {
+            fresh.nodes.push((index, node));
+        }
         Ok(true)
     }
 
@@ -557,22 +664,33 @@ impl<'a> Session<'a> {
         result
     }
 
-    fn hand_over_all(&self, name: &str, owner: Ownership, kind: Kind) -> Result<(), Failure> {
-        let nodes = self.open_node(name)?;
-        let list = delegate_list();
-        for (index, node) in &nodes {
+    fn hand_over_all(&mut self, name: &str, owner: Ownership, kind: Kind) -> Result<(), Failure> {
+        let opened;
+        let (nodes, is_fresh) = match &self.fresh {
+            Some(fresh) if fresh.name == name && !fresh.given => (&fresh.nodes, true),
+            _ => {
+                opened = self.open_node(name)?;
+                (&opened, false)
+            }
+        };
+        let list = if self.sites.iter().any(|site| site.hierarchy.is_unified()) { delegate_list() } else { Vec::new() };
+        for (index, node) in nodes {
             let Some(site) = self.sites.get(*index) else { continue };
             let failed = |e| site.failure("hand over", self.uid, name, e);
             if kind == Kind::Attach && site.hierarchy.is_unified() {
                 self.no_stranger(site, name, node)?;
             }
-            if node.owner().map_err(failed)? != 0 {
+            if !is_fresh && node.owner().map_err(failed)? != 0 {
                 // Given before: root may change the mode only of what is root's.
                 node.give(0, 0).map_err(failed)?;
             }
-            give(node, site.hierarchy.is_unified(), owner, &list).map_err(failed)?;
+            give(node, site.hierarchy.is_unified(), owner, &list, is_fresh).map_err(failed)?;
         }
-        self.write_records(&nodes, name, kind, true)
+        self.write_records(nodes, name, kind, true)?;
+        if let Some(fresh) = self.fresh.as_mut().filter(|fresh| fresh.name == name) {
+            fresh.given = true;
+        }
+        Ok(())
     }
 
     /// Whoever is in a cgroup when it is handed over comes into the user's power: nobody may be there whom he could not
@@ -593,10 +711,15 @@ impl<'a> Session<'a> {
     /// Moves this process into a cgroup of the user, in the hierarchies of this call. It stops being root for it: the
     /// kernel asks whether the process is the mover's own.
     ///
+    /// On a v1 hierarchy this one thread is moved, which is all of the process: for a process the kernel takes
+    /// cgroup_threadgroup_rwsem and first waits until every processor has passed through the scheduler, some milliseconds
+    /// (cgroup_procs_write_start() of kernel/cgroup/cgroup.c, from Linux 5.5 on). cgroup2 lets no thread cross between
+    /// domains.
+    ///
     /// # Errors
     /// The kernel's; the process is where it was then, as far as the kernel allows, and root again.
     pub fn enter(&mut self, name: &str, joining: bool) -> Result<(), Failure> {
-        let mut files = self.open_process_files(name)?;
+        let mut files = self.open_files(name, own_file)?;
         drop(self.root.take());
         let mut result = Ok(());
         for (index, file) in &mut files {
@@ -611,8 +734,8 @@ impl<'a> Session<'a> {
                 break;
             }
         }
-        self.root = Some(FullRoot::begin(self.caller)?);
         if result.is_err() {
+            self.root = Some(FullRoot::begin(self.caller)?);
             self.leave();
         }
         result
@@ -638,13 +761,16 @@ impl<'a> Session<'a> {
         opened.and_then(|mut file| write_once(&mut file, "0")).map_err(failed)
     }
 
-    fn open_process_files(&self, name: &str) -> Result<Vec<(usize, File)>, Failure> {
-        let mut files = Vec::new();
-        for (index, node) in self.open_node(name)? {
-            let file = node.open_for_writing("cgroup.procs").map_err(|e| self.cannot_enter(index, name, e))?;
-            files.push((index, file));
+    /// Opens the file that `which` says of each directory of a cgroup.
+    fn open_files(&self, name: &str, which: fn(&Hierarchy) -> &'static str) -> Result<Vec<(usize, File)>, Failure> {
+        let open = |(index, node): &(usize, Directory)| {
+            let file = self.sites.get(*index).map_or("cgroup.procs", |site| which(&site.hierarchy));
+            node.open_for_writing(file).map(|file| (*index, file)).map_err(|e| self.cannot_enter(*index, name, e))
+        };
+        match &self.fresh {
+            Some(fresh) if fresh.name == name => fresh.nodes.iter().map(open).collect(),
+            _ => self.open_node(name)?.iter().map(open).collect(),
         }
-        Ok(files)
     }
 
     fn cannot_enter(&self, index: usize, name: &str, error: Errno) -> Failure {
@@ -669,7 +795,7 @@ impl<'a> Session<'a> {
         let mut files = Vec::new();
         for site in self.sites.iter().take(self.current) {
             if let Ok(file) =
-                open_path(&site.top, &site.hierarchy.here).and_then(|d| d.open_for_writing("cgroup.procs"))
+                open_path(&site.top, &site.hierarchy.here).and_then(|d| d.open_for_writing(own_file(&site.hierarchy)))
             {
                 files.push(file);
             }
@@ -690,7 +816,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// It cannot be held; the kernel's. Where the process has been moved already it stays: that is the caller's own.
     pub fn move_in(&mut self, name: &str, process: &Process) -> Result<Held, Failure> {
-        let mut files = self.open_process_files(name)?;
+        let mut files = self.open_files(name, |_| "cgroup.procs")?;
         // cgroup2 refuses least.
         let is_unified = |index: usize| self.sites.get(index).is_some_and(|site| site.hierarchy.is_unified());
         files.sort_by_key(|(index, _)| is_unified(*index));
@@ -723,6 +849,9 @@ impl<'a> Session<'a> {
 
     /// Removes the directory that `attach` of an earlier version has used. What lives in it is let be.
     pub fn clear_staging(&self) {
+        if !self.staging.take() {
+            return;
+        }
         for site in self.sites.iter().filter(|site| site.hierarchy.is_unified()) {
             if let Ok(Some(user)) = site.user(self.uid) {
                 let _ = user.remove(STAGING);
@@ -772,11 +901,9 @@ impl<'a> Session<'a> {
     pub fn renew_ceilings(&self, grant: &Grant) -> Result<(), Failure> {
         for site in self.sites.iter().skip(self.current) {
             let Some(user) = site.user(self.uid)? else { continue };
-            for limit in &grant.total {
-                match set_limits(site, &user, core::slice::from_ref(limit), self.uid, "", true) {
-                    Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
-                    _ => {}
-                }
+            match site.set_ceilings(&user, &grant.total, self.uid) {
+                Err(failure) if failure.status != UNAVAILABLE => return Err(failure),
+                _ => {}
             }
         }
         Ok(())
@@ -786,7 +913,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn hand_over_again(&self, name: &str, owner: Ownership) -> Result<(), Failure> {
+    pub fn hand_over_again(&mut self, name: &str, owner: Ownership) -> Result<(), Failure> {
         self.hand_over_all(name, owner, Kind::Create)
     }
 
@@ -800,6 +927,7 @@ impl<'a> Session<'a> {
 
     /// Removes what [`Session::make`] has made, as far as it is empty.
     fn undo(&mut self, name: &str) {
+        self.fresh = None;
         if let Ok(nodes) = self.nodes()
             && let Some(node) = nodes.iter().find(|node| node.name == name)
         {
@@ -912,11 +1040,6 @@ fn kill_inside(pid: i32, label: &str, path: &str, uid: Option<u32>) -> Result<()
 
 /// The user's directory with its ceilings, made when it is missing. `None`: a directory on the way has gone meanwhile.
 fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Rc<Directory>>, Failure> {
-    let base = match site.base.open(&site.top, true) {
-        Ok(Some(base)) => base,
-        Ok(None) | Err(BaseError::Kernel(Errno::ENOENT | Errno::ENODEV)) => return Ok(None),
-        Err(error) => return Err(site.base_failure(error)),
-    };
     let controllers: Vec<&str> = grant
         .controllers
         .iter()
@@ -925,11 +1048,43 @@ fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Rc<Dire
             _ => None,
         })
         .collect();
+    let user = match site.user(uid)? {
+        Some(user) if is_supplied(site, &user, &controllers).unwrap_or(false) => Some(user),
+        _ => make_user_directory(site, uid, &controllers)?,
+    };
+    let Some(user) = user else { return Ok(None) };
+    user.open_to_all().map_err(|e| site.failure("prepare", uid, "", e))?;
+    site.set_ceilings(&user, &grant.total, uid)?;
+    enable(&user, &controllers, &site.show(uid, ""))?;
+    Ok(Some(user))
+}
+
+/// Whether everything above the user's directory has been prepared for it.
+fn is_supplied(site: &Site, user: &Directory, controllers: &[&str]) -> Result<bool, Errno> {
+    if is_cpuset(&site.hierarchy) {
+        let filled = |file| user.read(file, 4096).map(|list| !list.trim_end().is_empty());
+        return Ok(filled("cpuset.cpus")? && filled("cpuset.mems")?);
+    }
+    if controllers.is_empty() {
+        return Ok(true);
+    }
+    let given = user.read_value("cgroup.controllers")?;
+    Ok(controllers.iter().all(|wanted| given.split_ascii_whitespace().any(|given| given == *wanted)))
+}
+
+/// Makes the user's directory and what is above it, as far as it is missing, and gives it the controllers and, in a v1
+/// cpuset, its lists. `None`: a directory on the way has gone meanwhile.
+fn make_user_directory(site: &Site, uid: u32, controllers: &[&str]) -> Result<Option<Rc<Directory>>, Failure> {
+    let base = match site.base.open(&site.top, true) {
+        Ok(Some(base)) => base,
+        Ok(None) | Err(BaseError::Kernel(Errno::ENOENT | Errno::ENODEV)) => return Ok(None),
+        Err(error) => return Err(site.base_failure(error)),
+    };
     let cpuset = is_cpuset(&site.hierarchy);
     if cpuset || !controllers.is_empty() {
         let mut above = site.top.again().map_err(|e| site.failure("open", uid, "", e))?;
         let mut shown = String::new();
-        enable(&above, &controllers, &site.hierarchy.show("/"))?;
+        enable(&above, controllers, &site.hierarchy.show("/"))?;
         for part in &site.base.path {
             let at = match above.open(part) {
                 Ok(at) => at,
@@ -940,7 +1095,7 @@ fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Rc<Dire
             if cpuset {
                 inherit_cpuset(&above, &at, false).map_err(|e| site.failure("initialise the cpuset", uid, "", e))?;
             }
-            enable(&at, &controllers, &site.hierarchy.show(&shown))?;
+            enable(&at, controllers, &site.hierarchy.show(&shown))?;
             above = at;
         }
     }
@@ -960,14 +1115,10 @@ fn user_directory(site: &Site, uid: u32, grant: &Grant) -> Result<Option<Rc<Dire
     if !user.is_roots().unwrap_or(false) {
         return Err(Failure::new(format!("{} is not root's alone", site.show(uid, ""))).status(SYSTEM));
     }
-    let failed = |e| site.failure("prepare", uid, "", e);
-    user.publish(false).map_err(failed)?;
     let user = site.keep(user);
     if cpuset {
-        inherit_cpuset(&base, &user, false).map_err(failed)?;
+        inherit_cpuset(&base, &user, false).map_err(|e| site.failure("prepare", uid, "", e))?;
     }
-    set_limits(site, &user, &grant.total, uid, "", true)?;
-    enable(&user, &controllers, &site.show(uid, ""))?;
     Ok(Some(user))
 }
 
@@ -976,7 +1127,7 @@ fn enable(directory: &Directory, controllers: &[&str], shown: &str) -> Result<()
     if controllers.is_empty() {
         return Ok(());
     }
-    let now = directory.read("cgroup.subtree_control", 4096).unwrap_or_default();
+    let now = directory.read_value("cgroup.subtree_control").unwrap_or_default();
     for controller in controllers {
         if now.split_ascii_whitespace().any(|on| on == *controller) {
             continue;
@@ -1005,7 +1156,7 @@ fn set_limits(
 ) -> Result<(), Failure> {
     for limit in limits {
         for (file, value) in files_of(&site.hierarchy, *limit) {
-            let now = look && directory.read(file, 256).map(|text| text.trim_end() == value).unwrap_or(false);
+            let now = look && directory.read_value(file).map(|text| text.trim_end() == value).unwrap_or(false);
             if now {
                 continue;
             }
@@ -1017,6 +1168,22 @@ fn set_limits(
         }
     }
     Ok(())
+}
+
+/// The names in the record of a user's directory.
+fn read_ceilings(user: &Directory) -> Result<Vec<String>, Errno> {
+    let record = user.attribute(RECORD, 512)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&record).split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// What a file that carries a limit says when there is none (kernel's admin-guide/cgroup-v2 and scheduler/sched-bwc).
+fn no_limit(file: &str) -> Option<&'static str> {
+    match file {
+        "pids.max" | "memory.max" | "memory.high" | "memory.swap.max" | "cpu.max" => Some("max"),
+        "cpu.weight" | "io.weight" => Some("100"),
+        "cpu.cfs_quota_us" => Some("-1"),
+        _ => None,
+    }
 }
 
 /// The files of a hierarchy that take a limit, with what to write.
@@ -1039,6 +1206,11 @@ fn files_of(hierarchy: &Hierarchy, limit: Limit) -> Vec<(&'static str, String)> 
     }
 }
 
+/// The file by which this process moves itself, with one thread.
+fn own_file(hierarchy: &Hierarchy) -> &'static str {
+    if hierarchy.is_unified() { "cgroup.procs" } else { "tasks" }
+}
+
 fn is_cpuset(hierarchy: &Hierarchy) -> bool {
     hierarchy.has_legacy("cpuset")
 }
@@ -1057,10 +1229,14 @@ fn inherit_cpuset(above: &Directory, directory: &Directory, flag: bool) -> Resul
 
 /// The closed list: what of a directory is handed over, and nothing else (sections of cgroups(7) and the kernel's
 /// admin-guide/cgroup-v2, "Delegation").
-fn give(node: &Directory, unified: bool, owner: Ownership, list: &[String]) -> Result<(), Errno> {
+fn give(node: &Directory, unified: bool, owner: Ownership, list: &[String], is_fresh: bool) -> Result<(), Errno> {
     let legacy = ["cgroup.procs".to_owned(), "tasks".to_owned()];
     for file in if unified { list } else { &legacy } {
-        node.give_file(file, owner.uid, owner.gid, owner.group_writes)?;
+        if is_fresh {
+            node.give_fresh_file(file, owner.uid, owner.gid, owner.group_writes)?;
+        } else {
+            node.give_file(file, owner.uid, owner.gid, owner.group_writes)?;
+        }
     }
     // Before it is given away, while root may change its mode. The files have their owner already.
     node.publish(owner.group_writes)?;
@@ -1070,7 +1246,7 @@ fn give(node: &Directory, unified: bool, owner: Ownership, list: &[String]) -> R
 /// /sys/kernel/cgroup/delegate, from Linux 4.15 on: the files that this kernel means to be handed over.
 fn delegate_list() -> Vec<String> {
     let plain = |word: &&str| !word.contains('/') && word.contains('.') && !word.starts_with('.');
-    let listed: Vec<String> = std::fs::read_to_string("/sys/kernel/cgroup/delegate")
+    let listed: Vec<String> = read_path("/sys/kernel/cgroup/delegate")
         .unwrap_or_default()
         .split_ascii_whitespace()
         .filter(plain)
@@ -1116,7 +1292,7 @@ fn open_path(top: &Directory, path: &str) -> Result<Directory, Errno> {
 pub(crate) fn living(directory: &Directory, unified: bool, visits: &mut u32) -> Result<Vec<i32>, Errno> {
     const ENOUGH: usize = 64;
     const TRIES: u32 = 3;
-    if unified && directory.read("cgroup.events", 256)?.lines().any(|line| line == "populated 0") {
+    if unified && directory.read_value("cgroup.events")?.lines().any(|line| line == "populated 0") {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
@@ -1155,10 +1331,10 @@ pub(crate) fn living(directory: &Directory, unified: bool, visits: &mut u32) -> 
 /// Calls `visit` for a directory and everything below it, until it says `false`. One descriptor is open at a time, however
 /// deep the tree is.
 fn walk(top: &Directory, mut visit: impl FnMut(&Directory) -> Result<bool, Errno>) -> Result<(), Errno> {
-    let mut at = top.again()?;
-    if !visit(&at)? {
+    if !visit(top)? || top.is_leaf()? {
         return Ok(());
     }
+    let mut at = top.again()?;
     let mut levels = vec![(at.children_raw()?, at.identity()?)];
     while let Some((pending, _)) = levels.last_mut() {
         if let Some(child) = pending.pop() {
@@ -1168,6 +1344,9 @@ fn walk(top: &Directory, mut visit: impl FnMut(&Directory) -> Result<bool, Errno
                 Ok(below) => {
                     if !visit(&below)? {
                         return Ok(());
+                    }
+                    if below.is_leaf()? {
+                        continue;
                     }
                     let children = below.children_raw()?;
                     if !children.is_empty() {
@@ -1327,12 +1506,24 @@ mod tests {
     }
 
     #[test]
+    fn every_ceiling_can_be_taken_away() {
+        for key in Key::ALL.into_iter().filter(|key| !key.carriers().is_empty()) {
+            assert!(no_limit(key.word()).is_some(), "{}", key.word());
+        }
+        for always in [Key::MaxDescendants, Key::MaxDepth] {
+            assert_eq!(no_limit(always.word()), None, "always set");
+        }
+        assert_eq!(no_limit("cgroup.procs"), None);
+    }
+
+    #[test]
     fn a_limit_goes_to_what_carries_it() {
         let legacy = |name: &str| Hierarchy {
             label: name.to_owned(),
             controllers: vec![Controller::Legacy(name.to_owned())],
             mounts: Vec::new(),
             here: String::new(),
+            agent: None,
         };
         let share = Limit { key: Key::CpuMax, value: Value::Share { quota: 5, period: 9 } };
         assert_eq!(files_of(&legacy("cpu"), share).len(), 2);

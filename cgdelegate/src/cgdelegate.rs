@@ -18,12 +18,12 @@ use helper::handoff::{EXIT_PASSED_ON, Record};
 use helper::handover::{Inheritance, become_caller_for_good, enter_to_exec, forgo_new_privileges};
 use helper::range::{IdKind, IdRange};
 use helper::report::{Failure, Message, Program, print};
+use helper::start::sys::words;
 use helper::subid::{Line, Owner, parse_line};
 use helper::trusted::{Distrust, Trusted};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// cgdelegate.
@@ -47,10 +47,10 @@ const MAX_RANGES: usize = 1024;
 
 /// The whole program: enter, parse, decide, apply.
 #[must_use]
-pub fn run() -> ExitCode {
+pub fn run() -> u8 {
     let result = enter_to_exec(&CGDELEGATE, &CAPABILITIES).map_err(|failure| failure.status(SYSTEM)).and_then(
         |(caller, groups, inheritance)| {
-            let request = parse(std::env::args_os().skip(1))
+            let request = parse(words().iter().skip(1).cloned())
                 .map_err(|line| Failure::new(format!("{line}; see cgdelegate --help")).status(USAGE))?;
             if !matches!(request, Request::Run { .. }) {
                 forgo_new_privileges()?;
@@ -71,7 +71,7 @@ pub fn run() -> ExitCode {
             }
         },
     );
-    CGDELEGATE.finish(result)
+    CGDELEGATE.status(result)
 }
 
 /// Who called, with the supplementary groups.
@@ -151,7 +151,7 @@ impl Call<'_> {
     fn sweep_for(&self, session: &mut Session<'_>, name: &Name, wanted_alive: bool) -> Result<Found, Failure> {
         let mut tries = 25_u32;
         loop {
-            let mut others = session.sweep()?;
+            let mut others = session.sweep(Some(name.as_str()))?;
             let node = others.iter().position(|node| node.name == name.as_str()).map(|at| others.swap_remove(at));
             let dying = node.as_ref().is_some_and(|node| {
                 !wanted_alive && node.kind() != Some(Kind::Create) && node.processes().iter().all(|pid| is_dying(*pid))
@@ -334,11 +334,12 @@ impl Call<'_> {
         let mut text = String::new();
         let mut lost = Vec::new();
         let result = self.for_each_user(&host, |_, session| {
+            let mut result = Ok(());
+            let nodes = session.nodes()?;
             if !dry_run {
                 session.clear_staging();
             }
-            let mut result = Ok(());
-            for node in session.nodes()?.iter().filter(|node| node.is_stale()) {
+            for node in nodes.iter().filter(|node| node.is_stale()) {
                 let removed = if dry_run { Ok(()) } else { session.remove(node) };
                 match removed {
                     Ok(()) => node.paths.iter().for_each(|path| {

@@ -4,15 +4,14 @@
 #![forbid(unsafe_code)]
 
 use helper::handover::sys;
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, fstatat, mkdirat};
 use nix::sys::statfs::{FsType, fstatfs};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// CGROUP_SUPER_MAGIC of linux/magic.h.
@@ -126,13 +125,20 @@ impl Directory {
     /// # Errors
     /// ENOENT when there is no such file; ENODEV when this directory has been removed.
     pub fn read(&self, file: &str, limit: u64) -> Result<String, Errno> {
-        // Room at once, so that a short file takes one read and the one that finds its end.
-        let mut text = String::with_capacity(512);
-        File::from(self.open_component(file, OFlag::O_RDONLY)?)
-            .take(limit)
-            .read_to_string(&mut text)
-            .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(Errno::EIO as i32)))?;
-        Ok(text)
+        let bytes = read_all(&self.open_component(file, OFlag::O_RDONLY)?, limit)?;
+        String::from_utf8(bytes).map_err(|_| Errno::EIO)
+    }
+
+    /// As [`Directory::read`], for a file that tells one thing: the kernel gives all of it to one read that has room.
+    ///
+    /// # Errors
+    /// As [`Directory::read`]; EFBIG for a file of more than 4095 bytes.
+    pub fn read_value(&self, file: &str) -> Result<String, Errno> {
+        let opened = self.open_component(file, OFlag::O_RDONLY)?;
+        let mut buffer = [0_u8; 4096];
+        let length = nix::unistd::read(&opened, &mut buffer)?;
+        let read = buffer.get(..length).filter(|read| read.len() < buffer.len()).ok_or(Errno::EFBIG)?;
+        core::str::from_utf8(read).map(str::to_owned).map_err(|_| Errno::EIO)
     }
 
     /// Opens a file for writing: the kernel will judge a write by the ids of this moment (CVE-2021-4197).
@@ -171,7 +177,7 @@ impl Directory {
         };
         let give = |uid, gid| {
             let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            nix::unistd::fchownat(&opened, "", owner, group, AtFlags::AT_EMPTY_PATH)
+            fchownat(&opened, "", owner, group, AtFlags::AT_EMPTY_PATH)
         };
         if group_writes {
             // Before it is given away, while root may change its mode. Nobody can put another file in the place of one of
@@ -188,6 +194,23 @@ impl Directory {
         give(uid, gid)
     }
 
+    /// [`Directory::give_file`] for a directory that this program has made and that only root has been in, so that nothing
+    /// can have been mounted on its files: these are named, not opened.
+    ///
+    /// # Errors
+    /// EPERM without CAP_CHOWN.
+    pub fn give_fresh_file(&self, file: &str, uid: u32, gid: u32, group_writes: bool) -> Result<(), Errno> {
+        let meta = match fstatat(&self.0, file, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other?,
+        };
+        if group_writes {
+            let mode = meta.st_mode & 0o664 | 0o020;
+            fchmodat(&self.0, file, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)?;
+        }
+        fchownat(&self.0, file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
     /// Whether root owns this directory and nobody else can write it.
     ///
     /// # Errors
@@ -195,6 +218,18 @@ impl Directory {
     pub fn is_roots(&self) -> Result<bool, Errno> {
         let meta = fstat(&self.0)?;
         Ok(meta.st_uid == 0 && meta.st_mode & 0o022 == 0)
+    }
+
+    /// Lets everybody look into this directory, whose only owner root is.
+    ///
+    /// # Errors
+    /// EPERM when it is not root's alone; the kernel's.
+    pub fn open_to_all(&self) -> Result<(), Errno> {
+        let meta = fstat(&self.0)?;
+        if meta.st_uid != 0 || meta.st_mode & 0o022 != 0 {
+            return Err(Errno::EPERM);
+        }
+        if meta.st_mode & 0o7777 == 0o755 { Ok(()) } else { self.publish(false) }
     }
 
     /// The uid that owns this directory.
@@ -227,18 +262,16 @@ impl Directory {
     /// # Errors
     /// The kernel's.
     pub fn children_raw(&self) -> Result<Vec<std::ffi::CString>, Errno> {
-        // Another open file, so that its position is its own.
-        let mut dir =
-            Dir::openat(&self.0, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut names = Vec::new();
-        for entry in dir.iter() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if entry.file_type() == Some(Type::Directory) && name != c"." && name != c".." {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
+        sys::directories_in(&self.0)
+    }
+
+    /// Whether it holds no directory, by its count of links (kernfs_refresh_inode() of fs/kernfs/inode.c; before Linux
+    /// 3.15 cgroup_mkdir() of kernel/cgroup.c).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_leaf(&self) -> Result<bool, Errno> {
+        fstat(&self.0).map(|meta| meta.st_nlink == 2)
     }
 
     /// As [`Directory::open`], for any name.
@@ -287,11 +320,44 @@ impl Directory {
     /// # Errors
     /// The kernel's. A threaded cgroup (EOPNOTSUPP) is asked for its threads.
     pub fn processes(&self) -> Result<Vec<i32>, Errno> {
+        // Mostly there is none, and then one read tells.
         let text = match self.read("cgroup.procs", MAX_PROCESSES) {
             Err(Errno::EOPNOTSUPP) => self.read("cgroup.threads", MAX_PROCESSES)?,
             other => other?,
         };
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+}
+
+/// Opens a file or directory by its whole path. By openat(2), because the open(3) of musl asks the kernel a second time for
+/// close-on-exec.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_path(path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// What a file of /proc or /sys says. What is not UTF-8 in it becomes U+FFFD: anybody's mount point can be there.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_path(path: &str) -> Result<String, Errno> {
+    let bytes = read_all(&open_path(path, OFlag::O_RDONLY)?, u64::MAX)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+fn read_all(file: &OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::with_capacity(8192);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut buffer = [0_u8; 8192];
+    loop {
+        let room = buffer.len().min(limit.saturating_sub(bytes.len()));
+        let read = nix::unistd::read(file, buffer.get_mut(..room).unwrap_or_default())?;
+        if read == 0 {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(buffer.get(..read).unwrap_or_default());
     }
 }
 

@@ -3,16 +3,15 @@
 #![forbid(unsafe_code)]
 
 use crate::config::Controller;
-use crate::directory::Directory;
+use crate::directory::{Directory, open_path, read_path};
 use crate::ledger;
 use helper::handover;
 use helper::handover::sys;
-use helper::report::{Failure, reason};
+use helper::report::Failure;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 use std::ffi::CString;
-use std::path::Path;
 
 /// Name of the base where no slice of systemd is and the file names none.
 pub const OWN_BASE: &str = "cgdelegate";
@@ -34,6 +33,8 @@ pub struct Hierarchy {
     pub mounts: Vec<(String, u64)>,
     /// The caller's cgroup in it.
     pub here: String,
+    /// v1: what root runs for cgroups that have become empty, by the options of the mount.
+    pub agent: Option<String>,
 }
 
 impl Hierarchy {
@@ -65,8 +66,7 @@ impl Hierarchy {
     pub fn open(&self, make: bool) -> Result<Option<Directory>, Failure> {
         let mut why = None;
         for (mount, device) in &self.mounts {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            match open(Path::new(mount), flags, Mode::empty()) {
+            match open_path(mount, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
                 Ok(top) if fstat(&top).is_ok_and(|meta| meta.st_dev == *device) => {
                     return Directory::new(top, self.is_unified()).map(Some).map_err(|e| failure(SYSTEM, mount, e));
                 }
@@ -146,15 +146,13 @@ impl Host {
     /// # Errors
     /// /proc is not there.
     pub fn look() -> Result<Self, Failure> {
-        let read = |path: &str| {
-            std::fs::read_to_string(path)
-                .map_err(|e| Failure::new(format!("read {path}: {}", reason(&e))).status(SYSTEM))
-        };
+        let read =
+            |path: &str| read_path(path).map_err(|e| Failure::new(format!("read {path}: {}", e.desc())).status(SYSTEM));
         let mut host = Self::parse(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
         // What cgroup2 has to give: the controllers that no v1 hierarchy has taken.
         if let Some(unified) = host.hierarchies.iter_mut().find(|h| h.is_unified())
             && let Some((mount, _)) = unified.mounts.first()
-            && let Ok(list) = std::fs::read_to_string(Path::new(mount).join("cgroup.controllers"))
+            && let Ok(list) = read_path(&format!("{mount}/cgroup.controllers"))
         {
             unified.controllers = list.split_ascii_whitespace().map(|c| Controller::Unified(c.to_owned())).collect();
         }
@@ -175,11 +173,11 @@ impl Host {
                 continue;
             }
             let unified = list.is_empty();
-            let mounts: Vec<(String, u64)> = mounts
-                .iter()
-                .filter(|mount| mount.unified == unified && (unified || list.split(',').all(|word| mount.has(word))))
-                .map(|mount| (mount.point.clone(), mount.device))
-                .collect();
+            let own =
+                |mount: &&Mount| mount.unified == unified && (unified || list.split(',').all(|word| mount.has(word)));
+            let agent = mounts.iter().find(own).and_then(Mount::agent);
+            let mounts: Vec<(String, u64)> =
+                mounts.iter().filter(own).map(|mount| (mount.point.clone(), mount.device)).collect();
             if mounts.is_empty() && !list.starts_with("name=") {
                 continue;
             }
@@ -195,6 +193,7 @@ impl Host {
                 controllers,
                 mounts,
                 here: here.trim_end_matches(" (deleted)").to_owned(),
+                agent,
             });
         }
         hierarchies.sort_by_key(|h| (!h.is_unified(), !h.label.starts_with("name="), h.label.clone()));
@@ -232,6 +231,7 @@ impl Host {
                     controllers: vec![controller.clone()],
                     mounts: Vec::new(),
                     here: String::new(),
+                    agent: None,
                 });
             }
         }
@@ -269,6 +269,11 @@ impl Mount {
 
     fn has(&self, word: &str) -> bool {
         self.options.iter().any(|option| option == word)
+    }
+
+    /// The release agent, which the kernel shows to everybody (cgroup1_show_options() of kernel/cgroup/cgroup-v1.c).
+    fn agent(&self) -> Option<String> {
+        self.options.iter().find_map(|option| option.strip_prefix("release_agent=")).map(unescape)
     }
 }
 
@@ -392,11 +397,16 @@ pub enum BaseError {
 /// There is another agent; in words.
 pub fn check_release_agent(hierarchy: &Hierarchy, top: &Directory) -> Result<(), Failure> {
     const OF_SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd-cgroups-agent", "/lib/systemd/systemd-cgroups-agent"];
-    let agent = match top.read("release_agent", 4096) {
-        Ok(agent) => agent.trim_end_matches('\n').to_owned(),
-        // The top of a cgroup namespace has no such file.
-        Err(Errno::ENOENT) => String::new(),
-        Err(error) => return Err(failure(SYSTEM, "read release_agent", error)),
+    let agent = match &hierarchy.agent {
+        Some(agent) => agent.clone(),
+        None if !hierarchy.mounts.is_empty() => String::new(),
+        // Mounted by this program alone: its own mountinfo does not have it.
+        None => match top.read_value("release_agent") {
+            Ok(agent) => agent.trim_end_matches('\n').to_owned(),
+            // The top of a cgroup namespace has no such file.
+            Err(Errno::ENOENT) => String::new(),
+            Err(error) => return Err(failure(SYSTEM, "read release_agent", error)),
+        },
     };
     if agent.is_empty() || OF_SYSTEMD.contains(&agent.as_str()) {
         return Ok(());

@@ -4,10 +4,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::directory::open_path;
 use helper::handover::sys;
 use helper::report::{Failure, reason};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::mkdir;
 use std::ffi::CStr;
@@ -69,7 +70,7 @@ impl Ledger {
     }
 
     fn read(&mut self) -> std::io::Result<()> {
-        let mut text = String::new();
+        let mut text = String::with_capacity(1024);
         (&self.file).take(MAX_LIST).read_to_string(&mut text)?;
         // A last line without its newline was cut short, and then nothing has been made below that base.
         let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
@@ -150,12 +151,16 @@ pub fn users() -> Result<Vec<u32>, Failure> {
 
 /// The directory, which must be root's and closed to everybody else.
 fn directory() -> Result<OwnedFd, Failure> {
-    match mkdir(PATH, Mode::S_IRWXU) {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(error) => return Err(Failure::new(format!("mkdir {PATH}: {}", error.desc())).status(SYSTEM)),
-    }
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = open(PATH, flags, Mode::empty()).map_err(|e| failed("open", "", e))?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let opened = open_path(PATH, flags).or_else(|error| {
+        if error != Errno::ENOENT {
+            return Err(failed("open", "", error));
+        }
+        match mkdir(PATH, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => open_path(PATH, flags).map_err(|e| failed("open", "", e)),
+            Err(error) => Err(Failure::new(format!("mkdir {PATH}: {}", error.desc())).status(SYSTEM)),
+        }
+    })?;
     let meta = fstat(&opened).map_err(|e| failed("fstat", "", e))?;
     if meta.st_uid == 0 && meta.st_mode & 0o077 == 0 {
         Ok(opened)

@@ -23,6 +23,10 @@ use std::time::{Duration, Instant};
 /// Longest wait for the threads of a process to stop.
 const STOPPING: Duration = Duration::from_secs(2);
 
+/// What is said when the program is ended by [`Process::hold`]'s clock.
+const EXECUTES: &str =
+    "cgdelegate: the process executes a program just now, so it cannot be held while it moves: try again\n";
+
 const TRY_AGAIN: u8 = 75;
 const NOT_PERMITTED: u8 = 77;
 const UNAVAILABLE: u8 = 69;
@@ -134,6 +138,16 @@ impl Process {
     /// # Errors
     /// 77: the kernel does not let the caller trace it, or it is not his. 75: it does not stop. 65: it has ended.
     pub fn hold(&self, caller: &Caller) -> Result<Held, Failure> {
+        // A thread that begins to execute a program between a look and a seizure makes both wait for each other.
+        let end = STOPPING.saturating_add(STOPPING);
+        let watch = handover::sys::end_after(end, EXECUTES, TRY_AGAIN);
+        let watch = watch.map_err(|e| Failure::new(format!("setitimer: {}", e.desc())).status(SYSTEM))?;
+        let held = self.hold_all(caller);
+        drop(watch);
+        held
+    }
+
+    fn hold_all(&self, caller: &Caller) -> Result<Held, Failure> {
         let end = Instant::now().checked_add(STOPPING);
         let mut held = Held { pid: self.pid, threads: BTreeSet::new() };
         self.seize_first(&mut held)?;
@@ -152,14 +166,17 @@ impl Process {
                     |error| self.cannot_trace(error),
                 ));
             }
-            if !self.is_traced()? {
+            // What executes a program has a lock that a seizure waits for, and itself waits for the threads that are held
+            // already to be taken note of: below.
+            let taken_over = self.read_status()?.1;
+            if !taken_over && !self.is_traced()? {
                 // Another thread has executed a program.
                 held.threads.remove(&self.pid);
                 self.seize_first(&mut held)?;
             }
             let listed = self.threads()?;
             refused = None;
-            for tid in listed.difference(&held.threads.clone()).copied() {
+            for tid in listed.difference(&held.threads.clone()).copied().filter(|_| !taken_over) {
                 // ESRCH, or EPERM too: it may have ended meanwhile.
                 refused = held.seize(tid).err().filter(|error| *error != Errno::ESRCH).or(refused);
             }
@@ -191,22 +208,40 @@ impl Process {
     /// Whether all threads of the process are held and stopped. In this order: threads that are stopped before and after
     /// their number was read were so then, and if they are as many, there is no other.
     fn is_stopped_whole(&self, held: &Held) -> Result<bool, Failure> {
-        if !held.is_stopped() {
-            self.check_running()?;
+        // Not waited for here: what executes a program waits for those threads in turn that are held.
+        let stopped = held.is_stopped();
+        let (status, first_ended) = self.read_status()?;
+        if first_ended || !stopped {
             return Ok(false);
         }
-        let status = self.check_running()?;
         let threads = field(&status, "Threads:").and_then(|count| count.parse().ok());
         Ok(threads == Some(held.threads.len()) && held.is_stopped())
     }
 
-    /// /proc/PID/status of a process that has not ended.
-    fn check_running(&self) -> Result<String, Failure> {
+    /// /proc/PID/status of a process that has not ended, and whether its first thread has.
+    ///
+    /// A thread that executes a program ends all others first and then takes the number of the first one over: until then
+    /// that one looks like a process that has ended, but for the count of threads (de_thread() of fs/exec.c).
+    fn read_status(&self) -> Result<(String, bool), Failure> {
         let status = self.directory.read_file("status", 1 << 14).ok_or_else(|| gone(self.pid))?;
-        if field(&status, "State:").is_some_and(|state| state == "Z" || state == "X") {
+        let first_ended = field(&status, "State:").is_some_and(|state| state == "Z" || state == "X");
+        if first_ended && field(&status, "Threads:").is_none_or(|count| matches!(count, "0" | "1")) {
             return Err(gone(self.pid));
         }
-        Ok(status)
+        Ok((status, first_ended))
+    }
+
+    /// /proc/PID/status of a process whose first thread runs; one that is being taken over is waited for. A process whose
+    /// first thread has left for good cannot be held.
+    fn check_running(&self) -> Result<String, Failure> {
+        const TRIES: u32 = 50;
+        for _ in 0..TRIES {
+            match self.read_status()? {
+                (status, false) => return Ok(status),
+                (_, true) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+        Err(gone(self.pid))
     }
 
     /// Takes hold of the first thread, and sees that it is that of the directory: so the number is the one that /proc calls
@@ -214,6 +249,7 @@ impl Process {
     fn seize_first(&self, held: &mut Held) -> Result<(), Failure> {
         const TRIES: u32 = 5;
         for tries in 1..=TRIES {
+            self.check_running()?;
             match held.seize(self.pid) {
                 Ok(()) if self.is_traced()? => return Ok(()),
                 // Another thread takes its place at this moment; or the number is not this process's.
@@ -230,7 +266,7 @@ impl Process {
     /// Whether this program traces the process of the directory.
     fn is_traced(&self) -> Result<bool, Failure> {
         let own = std::fs::read_link("/proc/self").unwrap_or_default();
-        Ok(field(&self.check_running()?, "TracerPid:").is_some_and(|tracer| own.to_str() == Some(tracer)))
+        Ok(field(&self.read_status()?.0, "TracerPid:").is_some_and(|tracer| own.to_str() == Some(tracer)))
     }
 
     fn threads(&self) -> Result<BTreeSet<i32>, Failure> {
@@ -282,7 +318,7 @@ impl Process {
     }
 
     fn check_ids(&self, caller: &Caller) -> Result<(), Failure> {
-        let status = self.directory.read_file("status", 1 << 14).ok_or_else(|| gone(self.pid))?;
+        let status = self.check_running()?;
         // /proc/TID exists as well, but a move by that number moves the whole process, whose other threads may be another
         // user's.
         let leader = field(&status, "Tgid:").unwrap_or_default();
@@ -297,9 +333,6 @@ impl Process {
         let all_his = uids.clone().count() == 3 && uids.all(|uid| uid == Ok(caller.uid));
         if !all_his {
             return Err(refused(self.pid, &format!("its real, effective and saved uid are not all {}", caller.uid)));
-        }
-        if status.lines().any(|line| line.starts_with("State:") && line.contains('Z')) {
-            return Err(gone(self.pid));
         }
         Ok(())
     }

@@ -11,9 +11,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{
-    Gid, Uid, geteuid, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
-};
+use nix::unistd::{Gid, Uid, geteuid, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -108,8 +106,8 @@ fn sequence(program: &'static Program, keep: Keep<'_>, groups: Option<bool>) -> 
 /// effective ids are set to 0, has root's ids alone.
 #[derive(Debug)]
 pub struct FullRoot {
-    uid: Uid,
-    gid: Gid,
+    uid: u32,
+    gid: u32,
 }
 
 impl FullRoot {
@@ -118,17 +116,15 @@ impl FullRoot {
     /// # Errors
     /// The program has no saved uid 0: in words, with the cure.
     pub fn begin(caller: &Caller) -> Result<Self, Failure> {
-        let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
         let (root, root_gid) = (Uid::from_raw(0), Gid::from_raw(0));
-        if setresuid(root, uid, root).is_err() {
+        if sys::set_ids([0, caller.gid, 0], [0, caller.uid, 0]).is_err() {
             return Err(Failure::new(format!(
                 "it must be installed setuid root: {}",
                 why_powerless(caller, Capability::CAP_NET_ADMIN)
             )));
         }
         // From here on dropping this value is the way back.
-        let section = Self { uid, gid };
-        setresgid(root_gid, gid, root_gid).map_err(|e| step("setresgid", e))?;
+        let section = Self { uid: caller.uid, gid: caller.gid };
         setfsuid(root);
         setfsgid(root_gid);
         // Neither call tells of an error; a second one returns the id that is in force.
@@ -144,8 +140,7 @@ impl FullRoot {
 impl Drop for FullRoot {
     fn drop(&mut self) {
         // setresuid and setresgid set the ids for file access to the effective ones again.
-        let back = setresgid(self.gid, self.gid, Gid::from_raw(0))
-            .and_then(|()| setresuid(self.uid, self.uid, Uid::from_raw(0)));
+        let back = sys::set_ids([self.gid, self.gid, 0], [self.uid, self.uid, 0]);
         if back.is_err() || hide().is_err() {
             let _ = std::io::stderr().write_all(b"setresuid: cannot give root's ids back: refusing to go on\n");
             sys::exit_now(1);
@@ -270,15 +265,10 @@ pub fn why_powerless(caller: &Caller, capability: Capability) -> String {
     )
 }
 
-fn read() -> Result<CapabilitySets, Failure> {
+pub(crate) fn read() -> Result<CapabilitySets, Failure> {
     sys::capabilities().map_err(|e| step("capget", e))
 }
 
 pub(crate) fn step(operation: &str, error: Errno) -> Failure {
     Failure::new(format!("{operation}: {}", error.desc()))
-}
-
-pub(crate) fn cap_step(set: &str, _: &caps::errors::CapsError) -> Failure {
-    // The crate's own text is not in the form that messages have here; the cause stands in errno still.
-    Failure::new(format!("cannot read or change the {set} set of capabilities: {}", Errno::last().desc()))
 }

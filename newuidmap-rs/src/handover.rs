@@ -1,9 +1,10 @@
 //! The entry and the end of a program that executes the caller's own command: what it was given, it hands over.
 
 use crate::caller::Caller;
-use crate::enter::{IGNORED, Keep, account, become_caller, cap_step, set_panic_hook, step};
+use crate::enter::{IGNORED, Keep, account, become_caller, read, set_panic_hook, step};
 use crate::report::{Failure, Program, reason};
-use caps::{CapSet, Capability};
+use crate::sys::{CapabilitySets, set_capabilities};
+use caps::Capability;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -11,6 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid};
 use std::ffi::{CStr, CString};
+use std::io::Read as _;
 
 pub mod sys;
 
@@ -22,7 +24,8 @@ pub struct Inheritance {
     umask: Mode,
     core: (u64, u64),
     file_size: (u64, u64),
-    timers: sys::Timers,
+    /// `None`: none was set.
+    timers: Option<sys::Timers>,
     ignored: Vec<(Signal, bool)>,
     blocked: SigSet,
 }
@@ -45,7 +48,10 @@ pub fn enter_to_exec(
     capabilities: &[Capability],
 ) -> Result<(Caller, Vec<u32>, Inheritance), Failure> {
     set_panic_hook(program);
-    let environment = std::fs::read("/proc/self/environ")
+    // Room at once: mostly one read takes all, and another finds the end.
+    let mut environment = Vec::with_capacity(1 << 14);
+    std::fs::File::open("/proc/self/environ")
+        .and_then(|file| file.take(u64::MAX).read_to_end(&mut environment))
         .map_err(|e| Failure::new(format!("read /proc/self/environ: {}: is /proc mounted?", reason(&e))))?;
     crate::sys::clear_environment().map_err(|e| step("clearenv", e))?;
     let umask = umask(Mode::from_bits_truncate(0o077));
@@ -54,14 +60,15 @@ pub fn enter_to_exec(
     let file_size = getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| step("getrlimit RLIMIT_FSIZE", e))?;
     setrlimit(Resource::RLIMIT_FSIZE, file_size.1, file_size.1).map_err(|e| step("setrlimit RLIMIT_FSIZE", e))?;
     let timers = sys::exchange_timers(None).map_err(|e| step("setitimer", e))?;
-    let mut ignored = vec![(Signal::SIGPIPE, sys::sigpipe_was_ignored())];
+    let timers = timers.are_set().then_some(timers);
+    let mut ignored = Vec::new();
     let changed = IGNORED.map(|signal| (signal, true)).into_iter();
     for (signal, ignore) in changed.chain([(Signal::SIGCHLD, false), (Signal::SIGALRM, false)]) {
-        // Rust's start has changed SIGPIPE before anything here could look.
-        if signal != Signal::SIGPIPE {
-            ignored.push((signal, sys::is_ignored(signal).map_err(|e| step("sigaction", e))?));
+        let was = sys::exchange_signal(signal, ignore).map_err(|e| step("sigaction", e))?;
+        // What is as it was needs no way back.
+        if was != ignore {
+            ignored.push((signal, was));
         }
-        crate::sys::set_signal(signal, ignore).map_err(|e| step("signal", e))?;
     }
     let mut blocked = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), Some(&mut blocked))
@@ -76,7 +83,7 @@ pub fn enter_to_exec(
     // Not installed setuid root: there is no saved uid 0 to keep, and FullRoot::begin will say so.
     let saved_root = ids.effective.is_root();
     become_caller(uid, gid, Keep { capabilities, saved_root }, saved_root)?;
-    caps::clear(None, CapSet::Effective).map_err(|e| cap_step("effective", &e))?;
+    set_capabilities(CapabilitySets { effective: 0, ..read()? }).map_err(|e| step("capset", e))?;
     let caller = Caller { uid: uid.as_raw(), gid: gid.as_raw(), account, had_no_new_privs };
     Ok((caller, groups, Inheritance { environment, umask, core, file_size, timers, ignored, blocked }))
 }
@@ -89,14 +96,16 @@ pub fn forgo_new_privileges() -> Result<(), Failure> {
     prctl::set_no_new_privs().map_err(|e| step("prctl PR_SET_NO_NEW_PRIVS", e))
 }
 
-/// Does `work` with a permitted capability effective as well, and no longer.
+/// Does `work`, which leaves ids and capabilities as they are, with a permitted capability effective as well, and no longer.
 ///
 /// # Errors
 /// The capability cannot be raised or lowered, in words.
 pub fn with<T>(capability: Capability, work: impl FnOnce() -> T) -> Result<T, Failure> {
-    caps::raise(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
+    let sets = read()?;
+    let raised = CapabilitySets { effective: sets.effective | capability.bitmask(), ..sets };
+    set_capabilities(raised).map_err(|e| step("capset", e))?;
     let result = work();
-    caps::drop(None, CapSet::Effective, capability).map_err(|e| cap_step("effective", &e))?;
+    set_capabilities(sets).map_err(|e| step("capset", e))?;
     Ok(result)
 }
 
@@ -142,7 +151,9 @@ impl Inheritance {
             for (signal, ignore) in &self.ignored {
                 crate::sys::set_signal(*signal, *ignore)?;
             }
-            sys::exchange_timers(Some(self.timers))?;
+            if self.timers.is_some() {
+                sys::exchange_timers(self.timers)?;
+            }
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.blocked), None)
         };
         if let Err(error) = restored() {

@@ -28,6 +28,10 @@ pub mod caller;
 pub mod enter;
 pub mod handoff;
 pub mod handover;
+pub mod memory {
+    //! See [`sys`].
+    pub mod sys;
+}
 pub mod newidmap;
 pub mod policy;
 pub mod range;

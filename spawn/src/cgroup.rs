@@ -4,9 +4,12 @@
 //! Either way the container's init stands alone in it when it takes its cgroup namespace: a process of ours in what it
 //! sees as the root would keep its systemd from switching controllers on (the kernel's rule of no internal processes).
 //!
-//! CLONE_INTO_CGROUP is of no use to either: the kernel asks for write permission on the common ancestor's cgroup.procs
-//! (cgroup_may_write, cgroup_css_set_fork), which is root's above a cgroup of cgdelegate's; and a leaf that this process
-//! made for its child to be born in would belong to the caller, whom the container's root is not.
+//! CLONE_INTO_CGROUP is of no use to either. From outside, into a cgroup of cgdelegate's or a leaf in it, clone3 is EACCES:
+//! the kernel asks for write permission on the common ancestor's cgroup.procs (cgroup_may_write, cgroup_css_set_fork),
+//! which is root's. From inside it works, and spares the wait of a move (cgroup_threadgroup_rwsem: some milliseconds when
+//! nobody has moved just before); but the leaf, which has to be there before, belongs to the caller with his own group:
+//! the container's root could make nothing in it, and the caller may not give it to a subordinate gid. With `--map self`
+//! alone, where the caller is that root, it would serve.
 
 #![forbid(unsafe_code)]
 

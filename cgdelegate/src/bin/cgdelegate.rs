@@ -1,9 +1,10 @@
 //! cgdelegate: cgroups of one's own.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(not(test), no_main)]
 
-use std::process::ExitCode;
+use helper::memory::sys::Arena;
 
-fn main() -> ExitCode {
-    cgdelegate::cgdelegate::run()
-}
+#[global_allocator]
+static MEMORY: Arena = Arena::new();
+
+helper::program!(cgdelegate::cgdelegate::run());

@@ -3,11 +3,12 @@
 #![allow(unsafe_code)]
 
 use crate::sys::set_signal;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Which of descriptors 0, 1 and 2 were closed when the process started, one bit each. The C library opens all three in a
@@ -60,47 +61,33 @@ pub fn close_as_at_start() {
     }
 }
 
-/// The disposition of SIGPIPE when the process started: Rust's runtime ignores the signal before main.
-static SIGPIPE_AT_START: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
-
-extern "C" fn remember_sigpipe() {
-    if let Ok(action) = disposition(Signal::SIGPIPE) {
-        SIGPIPE_AT_START.store(action, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: the C library calls each function in this section once, before main and with one thread.
-#[used]
-#[unsafe(link_section = ".init_array")]
-static REMEMBER_SIGPIPE: extern "C" fn() = remember_sigpipe;
-
-/// Whether SIGPIPE was ignored when the process started.
-#[must_use]
-pub fn sigpipe_was_ignored() -> bool {
-    // Named here, so that no linker leaves it out.
-    let _ = core::hint::black_box(&REMEMBER_SIGPIPE);
-    SIGPIPE_AT_START.load(Ordering::Relaxed) == libc::SIG_IGN
-}
-
-fn disposition(signal: Signal) -> Result<usize, Errno> {
-    // SAFETY: a sigaction of zeroes is valid, and the kernel fills it.
-    let mut old: libc::sigaction = unsafe { core::mem::zeroed() };
-    // SAFETY: a null new action changes nothing; `old` is a whole sigaction.
-    Errno::result(unsafe { libc::sigaction(signal as libc::c_int, core::ptr::null(), &raw mut old) })?;
-    Ok(old.sa_sigaction)
-}
-
-/// Whether a signal is ignored now.
+/// Sets a signal to being ignored or to its default action, and gives whether it was ignored before (sigaction(2)).
 ///
 /// # Errors
-/// EINVAL for numbers that are no signal.
-pub fn is_ignored(signal: Signal) -> Result<bool, Errno> {
-    Ok(disposition(signal)? == libc::SIG_IGN)
+/// EINVAL for SIGKILL, SIGSTOP and numbers that are no signal.
+pub fn exchange_signal(signal: Signal, ignore: bool) -> Result<bool, Errno> {
+    // SAFETY: a sigaction of zeroes is valid, and the kernel fills it.
+    let mut old: libc::sigaction = unsafe { core::mem::zeroed() };
+    // SAFETY: as above: no flags, an empty mask.
+    let mut new: libc::sigaction = unsafe { core::mem::zeroed() };
+    new.sa_sigaction = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: neither action is a handler, so no code runs in signal context; both are whole sigactions.
+    Errno::result(unsafe { libc::sigaction(signal as libc::c_int, &raw const new, &raw mut old) })?;
+    Ok(old.sa_sigaction == libc::SIG_IGN)
 }
 
 /// The three interval timers as they were, see [`exchange_timers`].
 #[derive(Clone, Copy)]
 pub struct Timers([libc::itimerval; 3]);
+
+impl Timers {
+    /// Whether one of them is set to anything.
+    #[must_use]
+    pub fn are_set(&self) -> bool {
+        let is_set = |time: &libc::timeval| time.tv_sec != 0 || time.tv_usec != 0;
+        self.0.iter().any(|timer| is_set(&timer.it_value) || is_set(&timer.it_interval))
+    }
+}
 
 impl core::fmt::Debug for Timers {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -163,6 +150,56 @@ pub fn lock_within(file: &std::fs::File, limit: Duration) -> Result<(), Errno> {
     exchange_timers(None)?;
     set_signal(Signal::SIGALRM, false)?;
     locked
+}
+
+/// What [`end_after`] says at the end, and the exit status.
+static LAST_WORDS: Mutex<(&str, u8)> = Mutex::new(("", 0));
+
+extern "C" fn end(_: libc::c_int) {
+    // Nobody holds it while the timer runs.
+    if let Ok((words, status)) = LAST_WORDS.try_lock().map(|words| *words) {
+        // SAFETY: write(2) and _exit(2) may be called in a signal handler; a text with its own length.
+        unsafe {
+            libc::write(2, words.as_ptr().cast(), words.len());
+            libc::_exit(libc::c_int::from(status));
+        }
+    }
+}
+
+/// Stops the clock of [`end_after`] when it is dropped, with SIGALRM at its default.
+#[derive(Debug)]
+pub struct Clock(());
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        // Neither has an error for these arguments.
+        let _ = exchange_timers(None);
+        let _ = set_signal(Signal::SIGALRM, false);
+    }
+}
+
+/// Ends this program after `limit` with `words` on standard error and `status`, unless what is returned is dropped before:
+/// for a system call that may wait for ever and begins anew when a signal interrupts it. ITIMER_REAL and SIGALRM are used.
+///
+/// # Errors
+/// The kernel's, which has none for these arguments.
+pub fn end_after(limit: Duration, words: &'static str, status: u8) -> Result<Clock, Errno> {
+    if let Ok(mut last) = LAST_WORDS.lock() {
+        *last = (words, status);
+    }
+    // SAFETY: a sigaction of zeroes is valid.
+    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    action.sa_sigaction = end as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the handler calls what may be called in one, and `action` is a whole sigaction.
+    Errno::result(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, core::ptr::null_mut()) })?;
+    let clock = Clock(());
+    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let seconds = limit.as_secs().try_into().map_err(|_| Errno::EINVAL)?;
+    let it_value = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+    let timer = libc::itimerval { it_interval: never, it_value };
+    // SAFETY: `timer` outlives the call, and a null pointer means that the old value is not wanted.
+    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, core::ptr::null_mut()) })?;
+    Ok(clock)
 }
 
 /// Replaces the process by `program` (execve(2)). Returns only when that fails.
@@ -336,4 +373,40 @@ pub fn set_attribute(file: &impl AsFd, name: &CStr, value: &[u8]) -> Result<(), 
     let set =
         unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(set).map(drop)
+}
+
+/// The names of the directories in an open directory, from its beginning, without `.` and `..` (getdents64(2)). The
+/// position of the descriptor is moved.
+///
+/// # Errors
+/// The kernel's; EIO for what it never says.
+pub fn directories_in(directory: &impl AsFd) -> Result<Vec<CString>, Errno> {
+    /// Where d_reclen, d_type and d_name stand in a struct linux_dirent64.
+    const LENGTH: usize = 16;
+    const TYPE: usize = 18;
+    const NAME: usize = 19;
+    let number = directory.as_fd().as_raw_fd();
+    // SAFETY: numbers.
+    Errno::result(unsafe { libc::lseek(number, 0, libc::SEEK_SET) })?;
+    let mut names = Vec::new();
+    let mut buffer = [0_u8; 4096];
+    loop {
+        // SAFETY: a buffer with its own length.
+        let read = unsafe { libc::syscall(libc::SYS_getdents64, number, buffer.as_mut_ptr(), buffer.len()) };
+        let read = usize::try_from(Errno::result(read)?).map_err(|_| Errno::EIO)?;
+        let mut rest = buffer.get(..read).ok_or(Errno::EIO)?;
+        if rest.is_empty() {
+            return Ok(names);
+        }
+        while !rest.is_empty() {
+            let length = rest.get(LENGTH..TYPE).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+            let (entry, after) = length.and_then(|length| rest.split_at_checked(length.into())).ok_or(Errno::EIO)?;
+            // Shorter than its head, it would be no entry, and a length of 0 no way on.
+            let name = entry.get(NAME..).and_then(|name| CStr::from_bytes_until_nul(name).ok()).ok_or(Errno::EIO)?;
+            if entry.get(TYPE) == Some(&libc::DT_DIR) && name != c"." && name != c".." {
+                names.push(name.to_owned());
+            }
+            rest = after;
+        }
+    }
 }

@@ -24,12 +24,15 @@ const PARALLEL: usize = 200;
 /// Name of the base of everything that is made here.
 const BASE: &str = "cgdelegate-bench";
 
-/// The programs and words of both sides.
+/// The commands of both sides, and the least that does their work.
 struct Sides {
     /// Makes and enters.
-    ours: [(PathBuf, Vec<String>); 1],
+    ours: Vec<Command>,
     /// cgcreate, cgexec, cgdelete.
-    theirs: [(PathBuf, Vec<String>); 3],
+    theirs: Vec<Command>,
+    /// The same with a cgdelete for each hierarchy.
+    whole: Vec<Command>,
+    floor: Floor,
 }
 
 /// Prints the tables. `dir` has our programs; `scale` multiplies the numbers of rounds.
@@ -54,9 +57,20 @@ pub fn run(fixture: &Fixture, dir: &Path, scale: f64) -> io::Result<()> {
         "root, who alone can. Both in the hierarchies of {} (ours in cgroup2 as well, with",
         controllers.join(", ")
     );
-    println!("cgroup.max.*, and under the user's lock and quota). Times in ms: median (minimum).\n");
-    println!("| cycles | rounds | ours | theirs | ratio | goal | | left by ours | by theirs |");
-    println!("|---:|---:|---:|---:|---:|---:|---|---:|---:|");
+    println!(
+        "cgroup.max.*, and under the user's lock and quota). floor: the kernel's price of ours: a process of root's that is there"
+    );
+    println!(
+        "already makes, hands over and enters the same directories, starts true, and removes those of the round before; no lock,"
+    );
+    println!(
+        "no quota, no record, no exec of its own. theirs, all removed: cgdelete once for each hierarchy, because of a list it"
+    );
+    println!("removes the first and says nothing (2.0.2). Times in ms: median (minimum).\n");
+    println!(
+        "| cycles | rounds | ours | theirs | ratio | goal | | theirs, all removed | ratio | | floor | floor by theirs | ours by floor | left by ours | by theirs |"
+    );
+    println!("|---:|---:|---:|---:|---:|---:|---|---:|---:|---|---:|---:|---:|---:|---:|");
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
     let rounds = |usual: f64, least: f64| (usual * scale).max(least) as usize;
     for (cycles, rounds, goal) in [(1, rounds(101.0, 11.0), GOAL), (PARALLEL, rounds(7.0, 3.0), PARALLEL_GOAL)] {
@@ -133,65 +147,160 @@ fn in_a_world(
         pin()?;
     }
     let id = fixture.id;
-    let [mut own, mut original] = [(); 2].map(|()| Times::default());
+    let [mut own, mut original, mut complete, mut floor] = [(); 4].map(|()| Times::default());
     let (mut left, mut their_left) = (0, 0);
-    let prune = [(ours.to_owned(), vec!["prune".to_owned()])];
+    let prune = [command(ours, &["prune"])];
+    let prune = || cycle(&prune, Some(id), |prune| success(std::slice::from_ref(prune))).inspect_err(|_| remove());
+    let legacy: Vec<PathBuf> = hierarchies("cgroup", controllers)?;
+    let unified: Vec<PathBuf> = hierarchies("cgroup2", &[])?;
     for round in 0..rounds + WARM_UP {
-        let all: Vec<Sides> = (0..cycles).map(|number| sides(ours, tools, controllers, number)).collect();
-        let begin = Instant::now();
-        cycle(&all, |sides| &sides.ours, Some(id)).inspect_err(|_| remove())?;
+        let sides = |number| sides((ours, tools), controllers, (&unified, &legacy), (id, number));
+        let all: Vec<Sides> = (0..cycles).map(sides).collect();
+        let mut timed = cycle(&all, Some(id), |sides| success(&sides.ours)).inspect_err(|_| remove())?;
         if cycles > 1 {
-            cycle(std::slice::from_ref(&prune), |prune| prune, Some(id)).inspect_err(|_| remove())?;
+            timed += prune()?;
             left += directories_of(id);
         }
-        let timed = begin.elapsed();
-        let theirs = cycle(&all, |sides| &sides.theirs, None).inspect_err(|_| remove())?;
+        let theirs = cycle(&all, None, |sides| success(&sides.theirs)).inspect_err(|_| remove())?;
         their_left += directories("theirs");
+        remove_theirs();
+        let whole = cycle(&all, None, |sides| success(&sides.whole)).inspect_err(|_| remove())?;
+        let mut bare = cycle(&all, None, |sides| sides.floor.run()).inspect_err(|_| remove())?;
+        if cycles > 1 {
+            let begin = Instant::now();
+            all.iter().for_each(|sides| sides.floor.remove());
+            bare += begin.elapsed();
+        }
         if round >= WARM_UP {
             own.add(timed);
             original.add(theirs);
+            complete.add(whole);
+            floor.add(bare);
         }
-        remove_theirs();
     }
-    cycle(std::slice::from_ref(&prune), |prune| prune, Some(id)).inspect_err(|_| remove())?;
+    prune()?;
     left += directories_of(id);
     remove();
-    let ratio = own.ratio(&original);
+    let (ratio, same) = (own.ratio(&original), own.ratio(&complete));
     Ok(format!(
-        "| {cycles} | {rounds} | {} | {} | {ratio:.3} | {goal} | {} | {left} | {their_left} |",
+        "| {cycles} | {rounds} | {} | {} | {ratio:.3} | {goal} | {} | {} | {same:.3} | {} | {} | {:.3} | {:.2} | {left} | {their_left} |",
         own.text(),
         original.text(),
         verdict(ratio <= goal && left == 0),
+        complete.text(),
+        verdict(same <= goal && left == 0),
+        floor.text(),
+        floor.ratio(&original),
+        own.ratio(&floor),
     ))
 }
 
-fn sides(ours: &Path, tools: &[PathBuf], controllers: &[String], number: usize) -> Sides {
+fn command(program: &Path, words: &[&str]) -> Command {
+    Command::new(program, words, &["PATH=/usr/bin".to_owned()])
+}
+
+fn sides(
+    (ours, tools): (&Path, &[PathBuf]),
+    controllers: &[String],
+    (unified, legacy): (&[PathBuf], &[PathBuf]),
+    (id, number): (u32, usize),
+) -> Sides {
     let name = format!("n{number}");
-    let group = format!("{}:{BASE}/theirs{number}", controllers.join(","));
-    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let place = format!("{BASE}/theirs{number}");
+    let group = format!("{}:{place}", controllers.join(","));
+    let theirs = vec![
+        command(&tools[0], &["-a", "bench:bench", "-t", "bench:bench", "-g", &group]),
+        command(&tools[1], &["-g", &group, "/bin/true"]),
+    ];
+    let each = controllers.iter().map(|controller| command(&tools[2], &["-g", &format!("{controller}:{place}")]));
+    let whole = theirs.iter().cloned().chain(each).collect();
+    let theirs = theirs.into_iter().chain([command(&tools[2], &["-g", &group])]).collect();
+    let node = |mount: &PathBuf| mount.join(BASE).join(format!("floor{number}"));
     Sides {
-        ours: [(ours.to_owned(), words(&["run", &name, "--", "/bin/true"]))],
-        theirs: [
-            (tools[0].clone(), words(&["-a", "bench:bench", "-t", "bench:bench", "-g", &group])),
-            (tools[1].clone(), words(&["-g", &group, "/bin/true"])),
-            (tools[2].clone(), words(&["-g", &group])),
-        ],
+        ours: vec![command(ours, &["run", &name, "--", "/bin/true"])],
+        theirs,
+        whole,
+        floor: Floor {
+            unified: unified.iter().map(node).collect(),
+            legacy: legacy.iter().map(node).collect(),
+            id,
+            command: command(Path::new("/bin/true"), &[]),
+        },
     }
 }
 
-/// Runs one side of every cycle at the same time, each in a process of its own, and waits for all.
-fn cycle<T, const N: usize>(
-    all: &[T],
-    side: impl Fn(&T) -> &[(PathBuf, Vec<String>); N],
-    id: Option<u32>,
-) -> io::Result<Duration> {
+/// The mount points of this type, of v1 those with one of `controllers`.
+fn hierarchies(kind: &str, controllers: &[String]) -> io::Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let found = mounts.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [_, at, its_kind, options, ..] = words.as_slice() else { return None };
+        let carries = kind == "cgroup2" || options.split(',').any(|option| controllers.iter().any(|c| c == option));
+        (*its_kind == kind && carries).then(|| PathBuf::from(at))
+    });
+    Ok(found.collect())
+}
+
+/// The cgroups of one cycle, made with nothing but what the kernel has to do.
+struct Floor {
+    unified: Vec<PathBuf>,
+    legacy: Vec<PathBuf>,
+    id: u32,
+    command: Command,
+}
+
+impl Floor {
+    /// Removes those of the round before, makes them anew, hands them over, enters, and starts a command.
+    fn run(&self) -> io::Result<()> {
+        self.remove();
+        let all = || self.unified.iter().chain(&self.legacy);
+        for node in all() {
+            fs::create_dir(node).map_err(|error| at(node, error))?;
+        }
+        for node in &self.unified {
+            fs::write(node.join("cgroup.max.descendants"), "1000")?;
+            fs::write(node.join("cgroup.max.depth"), "16")?;
+        }
+        let give = |node: &Path, files: &[&str]| {
+            let owned = |file: &&str| std::os::unix::fs::chown(node.join(file), Some(self.id), Some(self.id));
+            files.iter().try_for_each(owned)
+        };
+        for node in &self.unified {
+            give(node, &["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "."])?;
+            fs::write(node.join("cgroup.procs"), "0")?;
+        }
+        for node in &self.legacy {
+            give(node, &["cgroup.procs", "tasks", "."])?;
+            fs::write(node.join("tasks"), "0")?;
+        }
+        success(std::slice::from_ref(&self.command))
+    }
+
+    fn remove(&self) {
+        for node in self.unified.iter().chain(&self.legacy) {
+            let _ = fs::remove_dir(node);
+        }
+    }
+}
+
+/// Runs commands one after another; each must succeed.
+fn success(commands: &[Command]) -> io::Result<()> {
+    for command in commands {
+        match command.time()?.1.code {
+            0 => {}
+            code => return Err(io::Error::other(format!("a command ended with {code}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Does `work` for every cycle at the same time, each in a process of its own, which is there before: the time from the
+/// word to the last answer.
+fn cycle<T>(all: &[T], id: Option<u32>, work: impl Fn(&T) -> io::Result<()>) -> io::Result<Duration> {
     let (read, write) = nix::unistd::pipe()?;
+    let (answers, answer) = nix::unistd::pipe()?;
     let mut workers = Vec::new();
     for sides in all {
-        let commands: Vec<Command> = side(sides)
-            .iter()
-            .map(|(program, words)| Command::new(program, words, &["PATH=/usr/bin".to_owned()]))
-            .collect();
         workers.push(sys::fork(|| {
             if let Some(id) = id {
                 let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
@@ -202,26 +311,34 @@ fn cycle<T, const N: usize>(
                 }
             }
             let _ = nix::unistd::read(&read, &mut [0]);
-            for command in &commands {
-                match command.time() {
-                    Ok((_, ended)) if ended.code == 0 => {}
-                    Ok((_, ended)) => {
-                        return ended.code.max(1);
-                    }
-                    Err(_) => return 1,
+            let result = work(sides);
+            let _ = nix::unistd::write(&answer, b"+");
+            match result {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("bench: {error}");
+                    1
                 }
             }
-            0
         })?);
     }
+    drop(answer);
     let begin = Instant::now();
     nix::unistd::write(&write, &vec![b'+'; all.len()])?;
+    let mut answered = 0;
+    let mut buffer = [0; 256];
+    while answered < all.len() {
+        match nix::unistd::read(&answers, &mut buffer)? {
+            0 => break,
+            more => answered += more,
+        }
+    }
+    let time = begin.elapsed();
     let mut code = 0;
     for worker in workers {
         code |= sys::wait(worker)?.code;
     }
-    let time = begin.elapsed();
-    if code == 0 {
+    if code == 0 && answered == all.len() {
         Ok(time)
     } else {
         Err(io::Error::other(format!("a cycle ended with {code}, so there is nothing to measure")))
@@ -249,10 +366,14 @@ fn directories(prefix: &str) -> usize {
     bases().iter().map(children).sum()
 }
 
-/// cgdelete removes only the first of a list (2.0.2), and says nothing.
+/// What cgdelete has left.
 fn remove_theirs() {
+    remove_called("theirs");
+}
+
+fn remove_called(prefix: &str) {
     for entry in bases().iter().flat_map(fs::read_dir).flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("theirs") {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
             let _ = fs::remove_dir(entry.path());
         }
     }
@@ -260,6 +381,7 @@ fn remove_theirs() {
 
 fn remove() {
     remove_theirs();
+    remove_called("floor");
     for base in bases() {
         let _ = fs::remove_dir(base);
     }

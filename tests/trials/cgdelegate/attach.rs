@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         Trial::once("attach into a cgroup of create's moves, and it is the user's again afterwards", existing),
         Trial::once("a failed record is passed on untouched, a missing one is 65", passes_on),
+        Trial::once("a process one of whose threads executes a program is moved, and not called ended", executes),
     ]
 }
 
@@ -140,6 +141,51 @@ fn existing(world: &mut World) {
     assert_eq!(alice(world, "list").out().lines().count(), 1, "it stays");
     alice(world, "delete x").assert_silent("until it is deleted");
     assert!(cgroups.directories().is_empty());
+}
+
+fn executes(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice name=systemd 1");
+    const ROUNDS: u64 = 12;
+    let mut moved = 0;
+    for round in 0..ROUNDS {
+        let order = "/tmp/order";
+        let _ = fs::remove_file(order);
+        let target = Target::with(|| {
+            ALICE.become_user();
+            // The more threads there are to end, the longer the first one looks like an ended process.
+            for _ in 0..20 {
+                std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(1000)));
+            }
+            std::thread::spawn(|| {
+                while !std::path::Path::new("/tmp/order").exists() {
+                    std::thread::sleep(std::time::Duration::from_micros(100));
+                }
+                let words = [c"sleep", c"1000"].map(std::borrow::ToOwned::to_owned);
+                let _ = tests::sys::exec(c"/usr/bin/sleep", &words, &[]);
+            });
+        });
+        let running = call(world, ALICE, &format!("attach x --pid {}", target.pid())).start();
+        std::thread::sleep(std::time::Duration::from_micros(round * 150));
+        fs::write(order, "").expect("order");
+        let outcome = running.finish(world);
+        // Both may have to wait for each other; then it says so.
+        assert!(
+            [Some(0), Some(75)].contains(&outcome.code()),
+            "round {round}: {:?} {}",
+            outcome.code(),
+            outcome.text()
+        );
+        if outcome.code() == Some(0) {
+            assert!(place(target.pid(), "v2").ends_with("/cgd-1001/x"));
+            moved += 1;
+        } else {
+            assert!(outcome.text().contains("try again"), "{}", outcome.text());
+        }
+        drop(target);
+    }
+    assert!(moved > ROUNDS / 3, "only {moved} of {ROUNDS}");
+    alice(world, "prune").assert_code(0, "prune");
+    assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
 }
 
 fn passes_on(world: &mut World) {

@@ -9,6 +9,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("limits asked for an existing cgroup are set, or refused with a line", limits_of_existing),
         Trial::once("hierarchies asked for an existing cgroup that it lacks are refused", hierarchies_of_existing),
         Trial::once("ceilings are those of the file at each call, wherever the user has cgroups", ceilings_follow),
+        Trial::once("a ceiling that the file has no more goes at the next call, what root has set stays", ceilings_go),
         Trial::once(
             "without a file, or without a line, nobody gets a cgroup and the message says what to write",
             nobody,
@@ -321,6 +322,38 @@ fn ceilings_follow(world: &mut World) {
     alice(world, "run z -- true").assert_code(0, "elsewhere");
     assert_eq!(limit(), "10");
     drop(inside);
+    alice(world, "delete x").assert_silent("delete");
+    alice(world, "delete y").assert_silent("delete");
+}
+
+fn ceilings_go(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice v1:pids,pids,v1:cpu,cpu 3 pids.max=60 cpu.max=50000/100000");
+    let pids = cgroups.node(pids_word(&cgroups), ALICE, "").join("pids.max");
+    let (cpu, none) = match cgroups.mount("cpu") {
+        Some(_) => (cgroups.node("cpu", ALICE, "").join("cpu.cfs_quota_us"), "-1"),
+        None => (cgroups.node("v2", ALICE, "").join("cpu.max"), "max 100000"),
+    };
+    let read = |file: &std::path::Path| fs::read_to_string(file).expect("limit").trim().to_owned();
+    alice(world, "create x").assert_silent("create");
+    assert_eq!(read(&pids), "60");
+    assert!(read(&cpu).starts_with("50000"), "{}", read(&cpu));
+    // Of another line of the file, by a call that makes, enters or only finds; and of a hierarchy that is not granted any more.
+    for (round, words) in ["create y", "create x", "run x -- true"].into_iter().enumerate() {
+        cgroups.configure(world, "alice v1:pids,pids,v1:cpu,cpu 3 pids.max=60 cpu.max=50000/100000");
+        alice(world, "run x -- true").assert_code(0, "set");
+        assert_eq!(read(&pids), "60");
+        let line = if round == 2 { "alice - 3" } else { "alice v1:pids,pids,v1:cpu,cpu 3 cpu.max=50000/100000" };
+        cgroups.configure(world, line);
+        alice(world, words).assert_code(0, words);
+        assert_eq!(read(&pids), "max", "{words}");
+        assert_eq!(read(&cpu), if round == 2 { none.to_owned() } else { read(&cpu) }, "{words}");
+        assert!(round == 2 || read(&cpu).starts_with("50000"), "{words}: {}", read(&cpu));
+    }
+    fs::write(&pids, "77").expect("pids.max");
+    alice(world, "run x -- true").assert_code(0, "run");
+    assert_eq!(read(&pids), "77", "root's own");
+    let descendants = cgroups.node("v2", ALICE, "").join("cgroup.max.descendants");
+    assert_ne!(read(&descendants), "max", "always set");
     alice(world, "delete x").assert_silent("delete");
     alice(world, "delete y").assert_silent("delete");
 }

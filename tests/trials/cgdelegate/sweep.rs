@@ -121,6 +121,7 @@ fn faults(world: &mut World) {
             ("openat2", "EMFILE"),
             ("openat", "ENFILE"),
             ("write", "EIO"),
+            ("fchmodat", "EPERM"),
             ("fchownat", "EPERM"),
             ("fchown", "EPERM"),
             ("fchmod", "EPERM"),

@@ -302,6 +302,15 @@ pub fn trials() -> Vec<Trial> {
             outcome.assert_code(0, "pipeline");
             assert_eq!(not_a_root(&outcome.out(), &hierarchies(&cgroups)), [""; 0], "{}", outcome.out());
         }),
+        once("no cgroup tree of the host's is mounted in a container, with a cgroup of its own or without", |case| {
+            let cgroups = cgroups(case, LINE);
+            for options in [&[][..], &["--cgroup", "x"]] {
+                let text = case.out(options, "cat /proc/self/mountinfo; ls /sys/fs/cgroup | wc -l");
+                assert!(!text.lines().any(|line| line.contains(" - cgroup")), "{options:?}: {text}");
+                assert!(text.ends_with("\n0\n"), "{options:?}: {text}");
+            }
+            drop(cgroups);
+        }),
         once("in a cgroup that is somebody else's the container is started as it is, and nothing is made in it", |case| {
             let cgroups = cgroups(case, LINE);
             // Made like a session's scope: its list of processes is root's.

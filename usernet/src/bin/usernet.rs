@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use helper::memory::sys::Arena;
 use usernet::program::{USERNET, run};
-use usernet::sys::Arena;
 
 #[global_allocator]
 static MEMORY: Arena = Arena::new();
