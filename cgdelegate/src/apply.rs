@@ -12,7 +12,7 @@ use crate::directory::{Directory, read_path, write_once};
 use crate::hierarchy::{Base, BaseError, Hierarchy, Host, OWN_BASE, USER_PREFIX, check_release_agent};
 use crate::ledger::{self, Ledger};
 use crate::policy::{Grant, Ownership};
-use crate::target::{Held, Process};
+use crate::target::{Held, Process, gone};
 use caps::Capability;
 use core::fmt;
 use helper::caller::Caller;
@@ -832,11 +832,12 @@ impl<'a> Session<'a> {
             moved.extend(self.sites.get(*index).map(|site| site.show(self.uid, name)));
             Ok(())
         });
-        let result = written.and_then(|()| process.check_again(self.caller)).and_then(|()| self.is_in(name, process));
+        let result =
+            written.and_then(|()| process.check_again(self.caller)).and_then(|()| self.is_in(name, process, &held));
         match result {
             Ok(()) => Ok(held),
             Err(mut failure) => {
-                if !moved.is_empty() && process.check_again(self.caller).is_ok() {
+                if !moved.is_empty() && held.is_stopped() && process.check_again(self.caller).is_ok() {
                     failure.text.push_str(&format!(
                         "; process {pid} stays in {}: end it, or cgdelegate delete {name} --kill",
                         moved.join(", ")
@@ -860,11 +861,17 @@ impl<'a> Session<'a> {
     }
 
     /// Whether /proc says that the process is in the cgroup, in every hierarchy of this call.
-    fn is_in(&self, name: &str, process: &Process) -> Result<(), Failure> {
+    fn is_in(&self, name: &str, process: &Process, held: &Held) -> Result<(), Failure> {
         let now = process.cgroups()?;
         for site in self.sites.iter().take(self.current) {
             let path = site.path(self.uid, name);
             if own_path(&now, &site.hierarchy.label) != Some(path.as_str()) {
+                // Of one that is ending the kernel shows the top of v1 hierarchies (proc_cgroup_show() of
+                // kernel/cgroup/cgroup.c).
+                process.check_again(self.caller)?;
+                if !held.is_stopped() {
+                    return Err(gone(process.pid()));
+                }
                 return Err(Failure::new(format!(
                     "process {} was moved to {}, but /proc/{0}/cgroup does not show it there",
                     process.pid(),
@@ -1524,6 +1531,7 @@ mod tests {
             mounts: Vec::new(),
             here: String::new(),
             agent: None,
+            distrust: None,
         };
         let share = Limit { key: Key::CpuMax, value: Value::Share { quota: 5, period: 9 } };
         assert_eq!(files_of(&legacy("cpu"), share).len(), 2);

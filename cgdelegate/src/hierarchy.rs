@@ -10,7 +10,9 @@ use helper::handover::sys;
 use helper::report::Failure;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::fstat;
+use nix::sys::stat::{fstat, lstat};
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 
 /// Name of the base where no slice of systemd is and the file names none.
@@ -33,6 +35,8 @@ pub struct Hierarchy {
     pub mounts: Vec<(String, u64)>,
     /// The caller's cgroup in it.
     pub here: String,
+    /// Why its mount points are not used.
+    pub distrust: Option<String>,
     /// v1: what root runs for cgroups that have become empty, by the options of the mount.
     pub agent: Option<String>,
 }
@@ -62,8 +66,12 @@ impl Hierarchy {
     /// Opens its top. One that is mounted nowhere is mounted for this process alone, and made when `make` says so.
     ///
     /// # Errors
-    /// Something else is mounted over it; the kernel has no such hierarchies; in words.
+    /// Something else is mounted over it; others than root can change the path of its mount point; the kernel has no such
+    /// hierarchies; in words.
     pub fn open(&self, make: bool) -> Result<Option<Directory>, Failure> {
+        if let Some(why) = &self.distrust {
+            return Err(Failure::new(format!("the hierarchy {} is not used: {why}", self.label)).status(SYSTEM));
+        }
         let mut why = None;
         for (mount, device) in &self.mounts {
             match open_path(mount, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
@@ -149,6 +157,7 @@ impl Host {
         let read =
             |path: &str| read_path(path).map_err(|e| Failure::new(format!("read {path}: {}", e.desc())).status(SYSTEM));
         let mut host = Self::parse(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+        host.distrust(&mut Paths::default());
         // What cgroup2 has to give: the controllers that no v1 hierarchy has taken.
         if let Some(unified) = host.hierarchies.iter_mut().find(|h| h.is_unified())
             && let Some((mount, _)) = unified.mounts.first()
@@ -194,10 +203,29 @@ impl Host {
                 mounts,
                 here: here.trim_end_matches(" (deleted)").to_owned(),
                 agent,
+                distrust: None,
             });
         }
         hierarchies.sort_by_key(|h| (!h.is_unified(), !h.label.starts_with("name="), h.label.clone()));
         Self { hierarchies }
+    }
+
+    /// Forgets the mount points whose path others than root can change: there somebody could put another cgroup of the same
+    /// hierarchy, one of his own, in the place of its top. That a descriptor is the top the kernel does not tell: in a
+    /// cgroup namespace the top is a cgroup as any other, without release_agent and with cgroup.type.
+    fn distrust(&mut self, paths: &mut Paths) {
+        for hierarchy in &mut self.hierarchies {
+            let mut why = None;
+            hierarchy.mounts.retain(|(mount, _)| match paths.changed_by_others(mount) {
+                None => true,
+                Some(reason) => {
+                    why = Some(format!("it is mounted on {mount}, and {reason}; mount it on /sys/fs/cgroup"));
+                    false
+                }
+            });
+            let is_named = matches!(hierarchy.controllers.first(), Some(Controller::Named(_)));
+            hierarchy.distrust = why.filter(|_| hierarchy.mounts.is_empty() && !is_named);
+        }
     }
 
     /// Whether there is a cgroup2 hierarchy.
@@ -232,10 +260,44 @@ impl Host {
                     mounts: Vec::new(),
                     here: String::new(),
                     agent: None,
+                    distrust: None,
                 });
             }
         }
         selected
+    }
+}
+
+/// What is known of directories on the way to mount points, each looked at once.
+#[derive(Debug, Default)]
+struct Paths(BTreeMap<String, Option<String>>);
+
+impl Paths {
+    /// Who else than root can put something else where `path` leads to, in words. Asked from the top down, so that what was
+    /// found cannot change meanwhile. A directory with the sticky bit keeps what is root's in it.
+    fn changed_by_others(&mut self, path: &str) -> Option<String> {
+        let ends = path.match_indices('/').map(|(at, _)| if at == 0 { "/" } else { path.get(..at).unwrap_or("/") });
+        ends.into_iter().find_map(|directory| {
+            let known = self.0.entry(directory.to_owned()).or_insert_with(|| Self::look(directory));
+            known.clone()
+        })
+    }
+
+    fn look(directory: &str) -> Option<String> {
+        let meta = match lstat(directory) {
+            Ok(meta) => meta,
+            Err(error) => return Some(format!("{directory}: {}", error.desc())),
+        };
+        let others_write = meta.st_mode & 0o022 != 0 && meta.st_mode & libc::S_ISVTX == 0;
+        let is_directory = meta.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        if is_directory && meta.st_uid == 0 && !others_write {
+            return None;
+        }
+        // In sysfs nobody makes or renames anything, and inside of a user namespace its root is nobody that has a name there.
+        if is_directory && statfs(directory).is_ok_and(|meta| meta.filesystem_type() == SYSFS_MAGIC) {
+            return None;
+        }
+        Some(format!("{directory} is not root's alone"))
     }
 }
 

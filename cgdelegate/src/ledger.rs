@@ -40,6 +40,8 @@ const TRY_AGAIN: u8 = 75;
 pub struct Ledger {
     file: File,
     entries: Vec<(String, String)>,
+    /// Whether the file has no byte.
+    is_empty: bool,
 }
 
 impl Ledger {
@@ -64,7 +66,7 @@ impl Ledger {
             }
             Err(error) => return Err(failed("lock", &name, error)),
         }
-        let mut ledger = Self { file, entries: Vec::new() };
+        let mut ledger = Self { file, entries: Vec::new(), is_empty: false };
         ledger.read().map_err(|e| Failure::new(format!("read {PATH}/{name}: {}", reason(&e))).status(SYSTEM))?;
         Ok(ledger)
     }
@@ -72,13 +74,8 @@ impl Ledger {
     fn read(&mut self) -> std::io::Result<()> {
         let mut text = String::with_capacity(1024);
         (&self.file).take(MAX_LIST).read_to_string(&mut text)?;
-        // A last line without its newline was cut short, and then nothing has been made below that base.
-        let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
-        for line in whole.lines() {
-            if let Some((label, base)) = line.split_once(' ') {
-                self.entries.push((label.to_owned(), base.to_owned()));
-            }
-        }
+        self.is_empty = text.is_empty();
+        self.entries = entries_of(&text);
         Ok(())
     }
 
@@ -106,9 +103,14 @@ impl Ledger {
         let whole = if self.ends_whole(end).map_err(|e| failed(reason(&e)))? { line } else { format!("\n{line}") };
         match self.file.write(whole.as_bytes()) {
             Ok(written) if written == whole.len() => {}
-            Ok(_) => return Err(failed("only a part was written".to_owned())),
+            Ok(_) => {
+                // Nothing has been made below it. If even this fails, what is there is no entry.
+                let _ = self.file.set_len(end);
+                return Err(failed("only a part was written: is /run full, or ulimit -f too small?".to_owned()));
+            }
             Err(error) => return Err(failed(reason(&error))),
         }
+        self.is_empty = false;
         self.entries.push((label.to_owned(), base.to_owned()));
         Ok(())
     }
@@ -126,12 +128,24 @@ impl Ledger {
     /// # Errors
     /// The file cannot be written.
     pub fn clear(&mut self) -> Result<(), Failure> {
-        if self.entries.is_empty() {
+        if self.is_empty {
             return Ok(());
         }
         self.entries.clear();
-        self.file.set_len(0).map_err(|e| Failure::new(format!("truncate {PATH}: {}", reason(&e))).status(SYSTEM))
+        self.file.set_len(0).map_err(|e| Failure::new(format!("truncate {PATH}: {}", reason(&e))).status(SYSTEM))?;
+        self.is_empty = true;
+        Ok(())
     }
+}
+
+/// The entries of a file. A last line without its newline was cut short, and then nothing has been made below that base; a
+/// line that was cut short and ended later may name no base either.
+fn entries_of(text: &str) -> Vec<(String, String)> {
+    let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
+    let entries = whole.lines().filter_map(|line| line.split_once(' '));
+    let is_base = |base: &str| base.strip_prefix('/').is_some_and(|rest| rest.split('/').any(|part| !part.is_empty()));
+    let named = entries.filter(|(label, base)| !label.is_empty() && is_base(base));
+    named.map(|(label, base)| (label.to_owned(), base.to_owned())).collect()
 }
 
 /// The uids that have a file.
@@ -174,4 +188,17 @@ fn directory() -> Result<OwnedFd, Failure> {
 
 fn failed(what: &str, name: &str, error: Errno) -> Failure {
     Failure::new(format!("{what} {PATH}/{name}: {}", error.desc())).status(SYSTEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_short_is_no_entry() {
+        let text = "v2 /a/b\nname=systemd /\nv2\nv2 \nv2 //\n /a\nv2 a\npids /c\nv2 /d";
+        let expected = [("v2", "/a/b"), ("pids", "/c")].map(|(label, base)| (label.to_owned(), base.to_owned()));
+        assert_eq!(entries_of(text), expected);
+        assert_eq!(entries_of("v2 /a"), []);
+    }
 }

@@ -23,9 +23,8 @@ use std::time::{Duration, Instant};
 /// Longest wait for the threads of a process to stop.
 const STOPPING: Duration = Duration::from_secs(2);
 
-/// What is said when the program is ended by [`Process::hold`]'s clock.
-const EXECUTES: &str =
-    "cgdelegate: the process executes a program just now, so it cannot be held while it moves: try again\n";
+/// After so much more time the program ends where it is: then the kernel has not come back from a seizure.
+const BEYOND: Duration = Duration::from_millis(500);
 
 const TRY_AGAIN: u8 = 75;
 const NOT_PERMITTED: u8 = 77;
@@ -135,12 +134,18 @@ impl Process {
     /// it does when the namespace is opened, which so is part of it. SIGCHLD must not be ignored, nor any child of this program
     /// waited for meanwhile.
     ///
+    /// A seizure that the kernel does not come back from ends this program with status 75, as if it were killed here.
+    ///
     /// # Errors
     /// 77: the kernel does not let the caller trace it, or it is not his. 75: it does not stop. 65: it has ended.
     pub fn hold(&self, caller: &Caller) -> Result<Held, Failure> {
-        // A thread that begins to execute a program between a look and a seizure makes both wait for each other.
-        let end = STOPPING.saturating_add(STOPPING);
-        let watch = handover::sys::end_after(end, EXECUTES, TRY_AGAIN);
+        let words = format!(
+            "cgdelegate: process {} cannot be held while it moves: it has begun to execute a program and does not come to an end with that within {} s (is the program's file system slow?); try again\n",
+            self.pid,
+            STOPPING.as_secs()
+        );
+        let limit = STOPPING.saturating_add(BEYOND);
+        let watch = handover::sys::watch_tracees(self.pid, limit, words, TRY_AGAIN);
         let watch = watch.map_err(|e| Failure::new(format!("setitimer: {}", e.desc())).status(SYSTEM))?;
         let held = self.hold_all(caller);
         drop(watch);
@@ -154,6 +159,9 @@ impl Process {
         let mut refused = None;
         while !self.is_stopped_whole(&held)? {
             if end.is_none_or(|end| Instant::now() >= end) {
+                if self.read_status()?.1 {
+                    return Err(first_has_ended(self.pid));
+                }
                 return Err(refused.map_or_else(
                     || {
                         Failure::new(format!(
@@ -180,11 +188,16 @@ impl Process {
                 // ESRCH, or EPERM too: it may have ended meanwhile.
                 refused = held.seize(tid).err().filter(|error| *error != Errno::ESRCH).or(refused);
             }
+            let own = own_number();
             for tid in held.threads.clone().into_iter().filter(|tid| *tid != self.pid) {
-                match self.directory.read_file(&format!("task/{tid}/stat"), 512) {
+                match self.directory.read_file(&format!("task/{tid}/status"), 1 << 14) {
+                    // The clock has taken note of it, and another thread has its number now.
+                    Some(status) if field(&status, "TracerPid:") != Some(own.as_str()) => {
+                        held.threads.remove(&tid);
+                    }
                     // The process keeps a thread that has ended until its tracer has taken note. Never the first: with it
                     // the number would go.
-                    Some(stat) if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])) => {
+                    Some(status) if field(&status, "State:").is_some_and(|state| matches!(state, "Z" | "X")) => {
                         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
                         let _ = waitid(Id::Pid(Pid::from_raw(tid)), ended);
                         held.threads.remove(&tid);
@@ -241,7 +254,7 @@ impl Process {
                 (_, true) => std::thread::sleep(Duration::from_millis(2)),
             }
         }
-        Err(gone(self.pid))
+        Err(first_has_ended(self.pid))
     }
 
     /// Takes hold of the first thread, and sees that it is that of the directory: so the number is the one that /proc calls
@@ -265,8 +278,7 @@ impl Process {
 
     /// Whether this program traces the process of the directory.
     fn is_traced(&self) -> Result<bool, Failure> {
-        let own = std::fs::read_link("/proc/self").unwrap_or_default();
-        Ok(field(&self.read_status()?.0, "TracerPid:").is_some_and(|tracer| own.to_str() == Some(tracer)))
+        Ok(field(&self.read_status()?.0, "TracerPid:") == Some(own_number().as_str()))
     }
 
     fn threads(&self) -> Result<BTreeSet<i32>, Failure> {
@@ -285,10 +297,11 @@ impl Process {
         if error == Errno::ESRCH {
             return gone(self.pid);
         }
-        let status = self.directory.read_file("status", 1 << 14).unwrap_or_default();
-        if field(&status, "State:") == Some("Z") {
-            return gone(self.pid);
-        }
+        let status = match self.read_status() {
+            Ok((status, false)) => status,
+            Ok((_, true)) => return first_has_ended(self.pid),
+            Err(gone) => return gone,
+        };
         if let Some(tracer) = field(&status, "TracerPid:").filter(|tracer| *tracer != "0") {
             return refused(
                 self.pid,
@@ -375,16 +388,25 @@ impl Held {
         let thread = Pid::from_raw(tid);
         ptrace::seize(thread, ptrace::Options::empty())?;
         self.threads.insert(tid);
-        // ESRCH: it has ended, and what comes then finds that out.
         match ptrace::interrupt(thread) {
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Ok(()) => Ok(()),
+            // It has ended, and what comes then finds that out; or it has executed a program meanwhile, and the number of the
+            // first thread is its own now.
+            Err(Errno::ESRCH) => {
+                let _ = ptrace::interrupt(Pid::from_raw(self.pid));
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
 
     /// PTRACE_GETEVENTMSG, as most requests, is for tracees that are stopped. No wait(2): it would take the signal away
     /// that a thread has stopped to get.
-    fn is_stopped(&self) -> bool {
+    ///
+    /// Nobody but its tracer and SIGKILL starts a stopped tracee: of what is held no thread is stopped any more when it has
+    /// been killed.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
         self.threads.iter().all(|tid| ptrace::getevent(Pid::from_raw(*tid)).is_ok())
     }
 }
@@ -416,7 +438,21 @@ fn root_of(map: &str) -> Option<u32> {
     })
 }
 
-fn gone(pid: i32) -> Failure {
+/// The number of this program in /proc; empty where /proc does not know it.
+fn own_number() -> String {
+    let own = std::fs::read_link("/proc/self").unwrap_or_default();
+    own.to_str().unwrap_or_default().to_owned()
+}
+
+fn first_has_ended(pid: i32) -> Failure {
+    Failure::new(format!(
+        "the first thread of process {pid} has ended while others live, and without it the process cannot be held while it moves: start it with cgdelegate run NAME -- COMMAND"
+    ))
+    .status(GONE)
+}
+
+/// What is said of a process that has ended.
+pub(crate) fn gone(pid: i32) -> Failure {
     Failure::new(format!("process {pid} has ended")).status(GONE)
 }
 

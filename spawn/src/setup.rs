@@ -40,6 +40,13 @@ pub struct Go {
     fds: [RawFd; 3],
 }
 
+impl Go {
+    /// The descriptors that came with it, -1 where there is none.
+    pub const fn descriptors(&self) -> [RawFd; 3] {
+        self.fds
+    }
+}
+
 /// Runs in the child, never returns. `channel` is its end of the socket pair of [`report`].
 pub fn run(plan: &Plan, argv: &[*const c_char], environment: &mut [*const c_char], channel: RawFd) -> ! {
     if let Err(stop) = set_up(plan, argv, environment, channel) {

@@ -377,7 +377,8 @@ pub fn read_link(fd: RawFd, path: &CStr, buffer: &mut [u8]) -> Call<usize> {
 /// # Errors
 /// Its errno; ENOSYS on kernels before 5.9.
 pub fn close_range(first: c_uint, last: c_uint) -> Call<()> {
-    // SAFETY: called first of all, when nothing but the standard library's 0 to 2 is in use.
+    // SAFETY: called first of all, when nothing but the standard library's 0 to 2 is in use, and in a clone that goes on to
+    // its exec and uses those alone that its caller leaves open.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 

@@ -152,21 +152,52 @@ pub fn lock_within(file: &std::fs::File, limit: Duration) -> Result<(), Errno> {
     locked
 }
 
-/// What [`end_after`] says at the end, and the exit status.
-static LAST_WORDS: Mutex<(&str, u8)> = Mutex::new(("", 0));
-
-extern "C" fn end(_: libc::c_int) {
-    // Nobody holds it while the timer runs.
-    if let Ok((words, status)) = LAST_WORDS.try_lock().map(|words| *words) {
-        // SAFETY: write(2) and _exit(2) may be called in a signal handler; a text with its own length.
-        unsafe {
-            libc::write(2, words.as_ptr().cast(), words.len());
-            libc::_exit(libc::c_int::from(status));
-        }
-    }
+/// What the handler of [`watch_tracees`] goes by.
+struct Watch {
+    first: i32,
+    end: std::time::Instant,
+    words: String,
+    status: u8,
 }
 
-/// Stops the clock of [`end_after`] when it is dropped, with SIGALRM at its default.
+static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+/// Of system calls only waitid(2), clock_gettime(2), write(2) and _exit(2), and no memory is allocated.
+extern "C" fn take_note(_: libc::c_int) {
+    let errno = Errno::last_raw();
+    // Whoever sets it has stopped the timer, so this is never refused for long.
+    if let Ok(watch) = WATCH.try_lock()
+        && let Some(watch) = watch.as_ref()
+    {
+        loop {
+            if std::time::Instant::now() >= watch.end {
+                // SAFETY: a text with its own length; both calls are allowed in a signal handler.
+                unsafe {
+                    libc::write(2, watch.words.as_ptr().cast(), watch.words.len());
+                    libc::_exit(libc::c_int::from(watch.status));
+                }
+            }
+            let look = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+            // SAFETY: a siginfo of zeroes is valid, and the kernel fills it.
+            let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
+            // SAFETY: `info` is a whole siginfo that outlives the call.
+            if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, look | libc::WNOWAIT) } != 0 {
+                break;
+            }
+            // SAFETY: waitid(2) fills this field, and leaves its zero where nothing has ended.
+            let ended = unsafe { info.si_pid() };
+            let Ok(id) = libc::id_t::try_from(ended) else { break };
+            if ended == 0 || ended == watch.first {
+                break;
+            }
+            // SAFETY: as above.
+            unsafe { libc::waitid(libc::P_PID, id, &raw mut info, look) };
+        }
+    }
+    Errno::set_raw(errno);
+}
+
+/// Stops the clock of [`watch_tracees`] when it is dropped, with SIGALRM at its default.
 #[derive(Debug)]
 pub struct Clock(());
 
@@ -178,25 +209,33 @@ impl Drop for Clock {
     }
 }
 
-/// Ends this program after `limit` with `words` on standard error and `status`, unless what is returned is dropped before:
-/// for a system call that may wait for ever and begins anew when a signal interrupts it. ITIMER_REAL and SIGALRM are used.
+/// For a program that takes hold of the threads of a process by PTRACE_SEIZE, one after another: until what is returned is
+/// dropped, it takes note of those that have ended, every 5 ms, and after `limit` it ends with `words` on standard error and
+/// `status`.
+///
+/// A thread that executes a program has the lock that a seizure waits for (cred_guard_mutex; ptrace_attach() of
+/// kernel/ptrace.c), and waits itself until every other thread has gone (de_thread() of fs/exec.c); those that are traced
+/// go when their tracer takes note, which waits. A signal alone does not end that wait: it begins anew after the handler.
+///
+/// Never taken note of is `first`, with whose entry the number of the process would go; the first thread is not waited for
+/// by what executes a program. Every other child of this program that has ended goes. ITIMER_REAL and SIGALRM are used.
 ///
 /// # Errors
 /// The kernel's, which has none for these arguments.
-pub fn end_after(limit: Duration, words: &'static str, status: u8) -> Result<Clock, Errno> {
-    if let Ok(mut last) = LAST_WORDS.lock() {
-        *last = (words, status);
+pub fn watch_tracees(first: i32, limit: Duration, words: String, status: u8) -> Result<Clock, Errno> {
+    let end = std::time::Instant::now().checked_add(limit).ok_or(Errno::EINVAL)?;
+    if let Ok(mut watch) = WATCH.lock() {
+        *watch = Some(Watch { first, end, words, status });
     }
     // SAFETY: a sigaction of zeroes is valid.
     let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-    action.sa_sigaction = end as extern "C" fn(libc::c_int) as usize;
+    action.sa_sigaction = take_note as extern "C" fn(libc::c_int) as usize;
+    action.sa_flags = libc::SA_RESTART;
     // SAFETY: the handler calls what may be called in one, and `action` is a whole sigaction.
     Errno::result(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, core::ptr::null_mut()) })?;
     let clock = Clock(());
-    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let seconds = limit.as_secs().try_into().map_err(|_| Errno::EINVAL)?;
-    let it_value = libc::timeval { tv_sec: seconds, tv_usec: 0 };
-    let timer = libc::itimerval { it_interval: never, it_value };
+    let every = libc::timeval { tv_sec: 0, tv_usec: 5_000 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
     // SAFETY: `timer` outlives the call, and a null pointer means that the old value is not wanted.
     Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, core::ptr::null_mut()) })?;
     Ok(clock)

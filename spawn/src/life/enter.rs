@@ -214,9 +214,31 @@ fn guest<'a>(
         let master;
         (master, slave) = terminal()?;
         sys::send_message(channel, &[report::CONSOLE], &[master, slave]).map_err(at(Step::Channel, c""))?;
+        sys::close(master);
     }
     let go = setup::wait_for(channel, report::GO)?;
+    // The exec itself closes them too late: between the new memory, which root inside may look into where his ids are the
+    // caller's, and the closing of descriptors (begin_new_exec() of fs/exec.c) a copy of the caller's terminal could be
+    // opened by /proc/PID/fd.
+    close_all_but(&go.descriptors().into_iter().chain([channel, slave]).collect::<Vec<_>>());
     setup::start_command(plan, argv, environment, channel, slave, &go, ignored)
+}
+
+/// Closes every descriptor from 3 up but these. Linux before 5.9 is told each number: what this program has opened since it
+/// closed its caller's, has low ones, and /proc is the container's here.
+fn close_all_but(kept: &[RawFd]) {
+    const HIGHEST: RawFd = 1023;
+    let mut kept: Vec<RawFd> = kept.iter().copied().filter(|fd| *fd > 2).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for end in kept.into_iter().map(Some).chain([None]) {
+        let last = end.map_or(u32::MAX, |fd| fd.unsigned_abs().saturating_sub(1));
+        let range = u32::try_from(first).unwrap_or(u32::MAX);
+        if range <= last && sys::close_range(range, last).is_err() {
+            (first..end.unwrap_or(HIGHEST.saturating_add(1))).for_each(sys::close);
+        }
+        first = end.map_or(first, |fd| fd.saturating_add(1));
+    }
 }
 
 /// A pty of the container's devpts, whatever it has put at that path: character device 5:2, on a devpts.

@@ -14,6 +14,7 @@ use tests::{ALICE, BOB, Target, Trial, World};
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::once("the number of a process that is killed while attach moves it is not used again", killed),
+        Trial::once("a process that is killed at any moment after its move has ended, and nothing else is said", dies),
         Trial::once("nor is it after a program that another of its threads has executed", executed),
         Trial::once("nor on the way into a cgroup of create's, nor when attach is killed then", existing),
         Trial::once("attach that is killed leaves the process running, with the signals that it was sent", let_go),
@@ -116,6 +117,36 @@ fn killed(world: &mut World) {
         alice(world, "prune").assert_code(0, "prune");
         assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
     }
+}
+
+fn dies(world: &mut World) {
+    let cgroups = Cgroups::new(world, LINE);
+    let mut ended = 0;
+    for later in 1.. {
+        let target = Target::without_user_namespace(ALICE);
+        let running = call(world, ALICE, &format!("attach x --pid {}", target.pid())).start_traced();
+        stop_at_move(&running, target.pid(), moves_in_all(&cgroups)).expect("the last move");
+        let mut gone = None;
+        for _ in 0..later {
+            if let Stop::Gone(status) = tracer::next(running.pid()) {
+                gone = Some(status);
+                break;
+            }
+        }
+        if let Some(status) = gone {
+            running.gone(status, world).assert_silent("a whole call");
+            break;
+        }
+        // Not waited for: what /proc tells of a process that is ending is told here.
+        kill(target.pid(), Signal::SIGKILL).expect("kill");
+        let outcome = to_the_end(running, world);
+        assert!([Some(0), Some(65)].contains(&outcome.code()), "{later}: {:?} {}", outcome.code(), outcome.text());
+        ended += u32::from(outcome.code() == Some(65));
+        drop(target);
+        alice(world, "prune").assert_code(0, "prune");
+    }
+    assert!(ended > 3, "{ended}");
+    alice(world, "prune").assert_code(0, "prune");
 }
 
 /// When this file is there, the second thread of [`with_executing_thread`] executes a program.

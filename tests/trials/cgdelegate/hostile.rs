@@ -1,7 +1,7 @@
 //! A hostile caller gets nothing.
 
 use super::fixture::{Cgroups, alice, call, cgdelegate, owner, place, start_sleep};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::Resource;
 use std::fs;
 use tests::{ALICE, BOB, Call, Fd, Trial, World};
@@ -11,6 +11,8 @@ pub fn trials() -> Vec<Trial> {
         Trial::once("release_agent stays root's, and no user can write it", release_agent),
         Trial::once("moving out, up or into another user's cgroup is refused", escape),
         Trial::once("a tmpfs, or another hierarchy, mounted over a hierarchy is not used", over_mounted),
+        Trial::once("a hierarchy is not entered by a mount point whose path a user can change", foreign_path),
+        Trial::once("a list of bases that was cut short is put right, and emptied with the last cgroup", cut_short),
         Trial::once("a base that is not root's alone is not used", foreign_base),
         Trial::once("no path of more than one component is opened below a hierarchy, and none through a link", paths),
         Trial::once("/run/cgdelegate that is not root's alone is not used", run_directory),
@@ -91,6 +93,60 @@ fn over_mounted(world: &mut World) {
     assert_eq!(fs::read_dir(&base).expect("tmpfs").count(), 0);
     nix::mount::umount(&base).expect("umount");
     assert!(cgroups.directories().is_empty(), "{:?}", cgroups.directories());
+}
+
+fn foreign_path(world: &mut World) {
+    let cgroups = Cgroups::pure(world, "alice - 3");
+    let usual = cgroups.need("v2");
+    // The first mount that /proc/self/mountinfo names is one in a directory of alice's.
+    let hers = std::path::PathBuf::from("/run/hers");
+    fs::create_dir_all(hers.join("cgroup")).expect("mkdir");
+    std::os::unix::fs::chown(&hers, Some(1001), Some(1001)).expect("chown");
+    let bind = |from: &std::path::Path, to: &std::path::Path| {
+        mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
+    };
+    bind(&usual, &hers.join("cgroup"));
+    umount2(&usual, MntFlags::MNT_DETACH).expect("umount");
+    let outcome = alice(world, "create x");
+    outcome.assert_code(71, "only there");
+    assert!(outcome.text().contains("/run/hers is not root's alone"), "{}", outcome.text());
+    assert_eq!(outcome.text().lines().count(), 1);
+    bind(&hers.join("cgroup"), &usual);
+    alice(world, "create x").assert_silent("where it is root's");
+    let list = alice(world, "list").out();
+    assert!(list.contains(&format!("{}/", usual.display())) && !list.contains("/run/hers"), "{list}");
+    alice(world, "delete x").assert_silent("delete");
+    std::os::unix::fs::chown(&hers, Some(0), Some(0)).expect("chown");
+    umount2(&usual, MntFlags::MNT_DETACH).expect("umount");
+    alice(world, "run x -- true").assert_code(0, "a place of root's");
+    bind(&hers.join("cgroup"), &usual);
+    umount2(&hers.join("cgroup"), MntFlags::MNT_DETACH).expect("umount");
+}
+
+fn cut_short(world: &mut World) {
+    let cgroups = Cgroups::new(world, "alice name=systemd 3");
+    let list = std::path::Path::new("/run/cgdelegate/1001");
+    let read = || fs::read_to_string(list).unwrap_or_default();
+    alice(world, "create x").assert_silent("create");
+    alice(world, "delete x").assert_silent("delete");
+    assert_eq!(read(), "", "nothing is left");
+    for limit in [1, 5, 8, 14, 20, 27, 40] {
+        let outcome = call(world, ALICE, "create x").limit(Resource::RLIMIT_FSIZE, limit).run(world);
+        if outcome.code() == Some(0) {
+            alice(world, "delete x").assert_silent("delete");
+        }
+        assert!(read().lines().all(|line| line.ends_with(&format!(" /{}", cgroups.base))), "{limit}: {:?}", read());
+    }
+    for text in ["v2", "v2 /", "v2 /\nname=systemd \n", "\n", "v2 x\n /\n"] {
+        fs::write(list, text).expect("write");
+        alice(world, "prune").assert_code(0, "prune");
+        assert_eq!(read(), "", "{text:?} stays");
+        fs::write(list, text).expect("write");
+        alice(world, "create x").assert_silent("create");
+        alice(world, "delete x").assert_silent("delete");
+        assert_eq!(read(), "", "{text:?} stays");
+    }
+    assert!(cgroups.directories().is_empty());
 }
 
 fn foreign_base(world: &mut World) {
