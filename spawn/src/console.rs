@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 
+use crate::life::log::Log;
 use crate::sys;
 
 /// Bytes copied at once, either way.
@@ -165,6 +166,7 @@ pub struct Console {
     output: OwnedFd,
     inward: Pending,
     outward: Pending,
+    log: Option<Log>,
 }
 
 impl Console {
@@ -196,7 +198,24 @@ impl Console {
             output: output.try_clone()?,
             inward: Pending::new(),
             outward: Pending::new(),
+            log: None,
         })
+    }
+
+    /// What is written to the console goes to `log` too.
+    #[must_use]
+    pub fn with_log(mut self, log: Option<Log>) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Takes what has been written to the console.
+    fn take_output(&mut self) -> sys::Call<usize> {
+        let length = self.outward.fill(self.master.as_fd())?;
+        if let Some(log) = &mut self.log {
+            log.write(self.outward.left());
+        }
+        Ok(length)
     }
 
     /// What to poll for now.
@@ -226,7 +245,7 @@ impl Console {
                     let _ = self.inward.flush(self.master.as_fd());
                 }
                 if events.intersects(PollFlags::POLLIN) && self.outward.is_empty() {
-                    let _ = self.outward.fill(self.master.as_fd());
+                    let _ = self.take_output();
                 }
             }
             End::Input => {
@@ -301,7 +320,7 @@ impl Console {
                 Ok(_) => {}
             }
             // EIO: every slave is closed and the last byte has been read.
-            if !matches!(self.outward.fill(self.master.as_fd()), Ok(1..)) {
+            if !matches!(self.take_output(), Ok(1..)) {
                 break;
             }
         }

@@ -215,7 +215,7 @@ impl Holder {
         // A session of its own: signals of the terminal are for the pipeline, and `go` passes them on.
         let _ = nix::unistd::setsid();
         let signals = Signals::block()?;
-        let mut life = Life::of_a_holder(options)?;
+        let mut life = Life::of_a_holder()?;
         let child = Child::start(plan)?;
         let made =
             life.register(plan, options, &child).and_then(|()| RunDirectory::make(&plan.name)).and_then(|directory| {

@@ -70,6 +70,7 @@ use cli::{Cli, Command, MapOption, Options};
 use config::HookKind;
 use console::Stdio;
 use failure::{Failure, OWN_FAILURE, Outcome, USAGE};
+use hooks::{AtEnd, Target};
 use life::Life;
 pub use memory::sys::Arena;
 use plan::Plan;
@@ -219,7 +220,7 @@ fn run(options: &Options) -> Outcome<u8> {
     if options.background.detach {
         return life::detach::run(options, status);
     }
-    let mut life = Life::new(options, false)?;
+    let mut life = Life::new(false)?;
     let result = loop {
         match start_and_watch(options, &mut status, life) {
             Ok(Turn::Ended(code)) => break Ok(code),
@@ -236,7 +237,7 @@ fn run(options: &Options) -> Outcome<u8> {
 }
 
 /// One start, and the watch over it. `life`: what a container keeps from one start to the next.
-fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Outcome<Turn> {
+fn start_and_watch(options: &Options, status: &mut Status, life: Life) -> Outcome<Turn> {
     let deadline = Instant::now() + options.timeout;
     let hold = if life.is_first() { status::named("--hold-fd", options.hold_fd)? } else { None };
     // Step by step only when somebody wants to know of the steps, or has something to do between them.
@@ -245,13 +246,33 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     let held = plan.held;
     let map = map_of(options, &plan)?;
     check_root(&plan, &map, options)?;
-    if life.is_detached() && plan.config.hooks(HookKind::PostStop).next().is_some() {
-        return Err(Failure::own(
-            "lxc.hook.post-stop is run by a spawn in the foreground only: without --detach, or `-s lxc.hook.post-stop=`",
-        ));
+    let result = hooks::run(&plan, HookKind::PreStart, None)
+        .and_then(|()| start(options, status, life, &mut plan, (&map, hold.as_ref(), held, deadline)));
+    // What a hook has made before the start goes after it, whatever became of that. A supervisor sees to it by itself.
+    let target = match result {
+        Ok(Turn::Running(_)) => return result,
+        Ok(Turn::Again(_)) => Target::Reboot,
+        Ok(Turn::Ended(_)) | Err(_) => Target::Stop,
+    };
+    match (AtEnd::of(&plan).run(target), target) {
+        (Ok(()), _) => result,
+        (Err(failure), Target::Reboot) => Err(failure),
+        (Err(failure), Target::Stop) => {
+            complain(&failure.text);
+            result
+        }
     }
-    hooks::run(&plan, HookKind::PreStart, None)?;
-    let tools = Tools::find(&map)?;
+}
+
+/// The start itself, after the hooks before it.
+fn start(
+    options: &Options,
+    status: &mut Status,
+    mut life: Life,
+    plan: &mut Plan,
+    (map, hold, held, deadline): (&Map, Option<&std::os::fd::OwnedFd>, bool, Instant),
+) -> Outcome<Turn> {
+    let tools = Tools::find(map)?;
     // Removed when this function fails; kept with the container once that is there.
     let mut cgroup = Asked { more: &plan.limits, ..options.cgroup() }.find(&plan.name)?;
     if cgroup.is_none() {
@@ -266,11 +287,11 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     let stdio = if life.is_detached() { Stdio::console() } else { Stdio::own() }
         .map_err(|error| Failure::own(format!("cannot copy a standard descriptor: {error}")))?;
     let signals = Signals::block()?;
-    let child = Child::start(&plan)?;
+    let child = Child::start(plan)?;
     let mut prepare = || {
-        let mapping = child.begin_map(&map, &tools)?;
+        let mapping = child.begin_map(map, &tools)?;
         // The child and the map tools are at work meanwhile.
-        life.register(&mut plan, options, &child)?;
+        life.register(plan, options, &child)?;
         if status.is_some() {
             status.tell(&State::Created { pid: child.pid, start: child.start_time()?, name: &plan.name });
         }
@@ -282,9 +303,9 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
             child.make_network(deadline)?;
             let nics = attacher.attach(&plan.cards, &child, &plan.name, deadline)?;
             status.tell(&State::Network { nics: &nics, cgroup: &places });
-            hooks::run(&plan, HookKind::StartHost, Some(child.pid))?;
+            hooks::run(plan, HookKind::StartHost, Some(child.pid))?;
         }
-        hold.as_ref().map_or(Ok(()), |hold| status::wait_for_byte(hold, &child, &signals, deadline))
+        hold.map_or(Ok(()), |hold| status::wait_for_byte(hold, &child, &signals, deadline))
     };
     if let Err(failure) = prepare() {
         child.end();
@@ -293,13 +314,7 @@ fn start_and_watch(options: &Options, status: &mut Status, mut life: Life) -> Ou
     life.keep(Kept::new(cgroup, std::mem::take(&mut plan.own_cgroup)));
     // The time for the go does not count against the start.
     let deadline = if hold.is_some() { Instant::now() + options.timeout } else { deadline };
-    let result = Supervisor::release(child, &plan, stdio, signals, deadline, None)?
-        .with(life)
-        .watch(|| status.tell(&State::Running));
-    if !matches!(result, Ok(Turn::Running(_))) {
-        hooks::run(&plan, HookKind::PostStop, None)?;
-    }
-    result
+    Supervisor::release(child, plan, stdio, signals, deadline, None)?.with(life).watch(|| status.tell(&State::Running))
 }
 
 /// The map is written by a stage of the pipeline, unless it is the caller's own, which needs no tool.

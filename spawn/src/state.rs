@@ -145,6 +145,9 @@ pub struct Record {
     /// The lines of /proc/PID/cgroup of its own cgroups, as they were when it took its cgroup namespace.
     #[serde(default)]
     pub cgroups: Vec<String>,
+    /// Whether the supervisor has hooks to run when it has ended, which take their time.
+    #[serde(default)]
+    pub hooks_at_end: bool,
     /// How it was started.
     pub origin: Origin,
 }
@@ -172,6 +175,7 @@ impl Record {
             log: None,
             halt: None,
             cgroups: Vec::new(),
+            hooks_at_end: false,
             origin: Origin::default(),
         }
     }

@@ -353,7 +353,7 @@ impl Supervisor {
             return life.keep_console(master, slave);
         }
         match Console::new(master, slave, &self.stdio) {
-            Ok(console) => self.console = Some(console),
+            Ok(console) => self.console = Some(console.with_log(self.life.as_mut().and_then(Life::take_log))),
             Err(error) => self.give_up(&format!("has no console: {error}")),
         }
     }

@@ -18,8 +18,8 @@ pub struct Background {
     /// The command's standard descriptors are the console: see `spawn console` and `spawn logs`.
     #[arg(short, long)]
     pub detach: bool,
-    /// `run` only: append what is written to the console to FILE; with --detach
-    #[arg(long, value_name = "FILE", requires = "detach")]
+    /// `run` only: append what is written to the console to FILE, as lxc.console.logfile
+    #[arg(long, value_name = "FILE")]
     pub console_log: Option<PathBuf>,
 }
 

@@ -12,12 +12,14 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use super::log::{Log, Settings};
 use super::ring::Ring;
 use super::server::Server;
 use super::{Background, Cgroups, Life, watch};
 use crate::cgroup::Remains;
 use crate::cli::Options;
 use crate::failure::{Failure, OWN_FAILURE, Outcome, USAGE, one_line, words};
+use crate::hooks::AtEnd;
 use crate::state::{Claim, Record};
 use crate::status::{State, Status};
 use crate::supervise::{Supervisor, Turn};
@@ -42,10 +44,11 @@ struct Handover {
     /// pidfd of process 1, and the console's master and slave.
     running: Option<[RawFd; 3]>,
     ring: RawFd,
-    log: Option<RawFd>,
+    log: Option<(RawFd, Settings)>,
     total: u64,
     waiting: Option<RawFd>,
     cgroups: Remains,
+    at_end: AtEnd,
 }
 
 /// Starts a container in the background and returns when its command has been executed.
@@ -97,7 +100,7 @@ fn start(options: &Options, status: &mut Status, writer: &OwnedFd) -> u8 {
         message.extend(text.bytes().take(MAX_MESSAGE - 1));
         nix::unistd::write(writer, &message).is_ok()
     };
-    let turn = Life::new(options, true).and_then(|life| start_and_watch(options, status, life));
+    let turn = Life::new(true).and_then(|life| start_and_watch(options, status, life));
     match turn {
         Ok(Turn::Running(supervisor)) => {
             // Nobody waits for it any more: the call was given up.
@@ -146,7 +149,8 @@ fn execute(life: &Life, pidfd: Option<RawFd>) {
     else {
         return;
     };
-    let (ring, log) = background.ring.descriptors();
+    let (ring, log) = background.ring.parts();
+    let log_descriptor = log.as_ref().map(|(fd, _)| *fd);
     let running = pidfd
         .zip(background.ends.as_ref())
         .map(|(pidfd, [master, slave])| [pidfd, master.as_raw_fd(), slave.as_raw_fd()]);
@@ -164,10 +168,11 @@ fn execute(life: &Life, pidfd: Option<RawFd>) {
             Cgroups::Kept(kept) => kept.remains(),
             Cgroups::Remains(_) => Remains::default(),
         },
+        at_end: life.at_end.clone(),
     };
     let Some(memory) = write(&handover) else { return };
     let kept = [memory.as_raw_fd(), handover.claim[0], handover.claim[1], handover.listener, ring];
-    for fd in kept.into_iter().chain(log).chain(handover.waiting).chain(running.into_iter().flatten()) {
+    for fd in kept.into_iter().chain(log_descriptor).chain(handover.waiting).chain(running.into_iter().flatten()) {
         let _ = super::sys::keep_on_exec(fd);
     }
     let number = memory.as_raw_fd().to_string();
@@ -220,7 +225,11 @@ fn resume(handover: Handover) -> Outcome<u8> {
     };
     let [directory, file] = handover.claim;
     let claim = Claim::resume(&handover.record.name, take(directory)?, take(file)?)?;
-    let ring = Ring::resume(take(handover.ring)?, handover.log.map(take).transpose()?, handover.total);
+    let log = match handover.log {
+        Some((fd, settings)) => Some(Log::resume(settings, take(fd)?)),
+        None => None,
+    };
+    let ring = Ring::resume(take(handover.ring)?, log, handover.total);
     let server = Server::new(take(handover.listener)?);
     let waiting = handover.waiting.map(take).transpose()?;
     let running = match handover.running {
@@ -238,6 +247,8 @@ fn resume(handover: Handover) -> Outcome<u8> {
         waiting,
         first: false,
         repeats: true,
+        at_end: handover.at_end,
+        log: None,
         began: std::time::Instant::now(),
     };
     match (handover.start, pidfd) {

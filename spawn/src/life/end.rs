@@ -14,13 +14,16 @@ use super::server::{VERSION, Wish};
 use super::{NOT_RUNNING, TRY_AGAIN, records};
 use crate::failure::{Failure, Outcome, words};
 use crate::state::{self, Phase, Record};
-use crate::supervise::{halt_signal, is_default, time_left};
+use crate::supervise::{Dispositions, halt_signal, is_default, parse_dispositions, time_left};
 use crate::{complain, sys};
 
 /// How long a supervisor is given for an answer, and for cleaning up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often an init that is not ready for its halt signal is looked at.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// After this time of waiting a line says what is waited for.
+const WORD: Duration = Duration::from_secs(3);
 
 /// An answer, with the descriptors that came.
 pub struct Answer {
@@ -128,18 +131,48 @@ impl Ending {
         if self.heard || !self.sent {
             self.sent = true;
             let _ = sys::signal_process(self.pidfd.as_fd(), self.signal);
+            // An interactive shell ignores SIGTERM and ends by SIGHUP, as when its terminal goes (systemd's SendSIGHUP).
+            if !self.record.init && self.ignores() && catches(self.record.pid, libc::SIGHUP) {
+                self.signal = libc::SIGHUP;
+                let _ = sys::signal_process(self.pidfd.as_fd(), self.signal);
+            }
         }
+    }
+
+    /// Whether process 1 ignores the signal.
+    fn ignores(&self) -> bool {
+        dispositions(self.record.pid).is_some_and(|known| known.ignored & bit(self.signal) != 0)
+    }
+
+    /// Says once, when there is something to wait for, what that is and what else can be done.
+    fn say_what_is_waited_for(&self, left: Duration) -> bool {
+        let name = &self.record.name;
+        let (signal, seconds) = (signal_name(self.signal), left.as_secs_f64());
+        let cure = format!("`spawn stop -t 0 {name}` kills at once");
+        if !self.record.init && self.ignores() {
+            complain(&format!(
+                "{name}: its command ignores {signal}, as an interactive shell does: it is killed in {seconds:.0} s; {cure}"
+            ));
+        } else if self.began.elapsed() >= WORD {
+            complain(&format!("{name}: has not ended by {signal} yet: it is killed in {seconds:.0} s; {cure}"));
+        } else {
+            return false;
+        }
+        true
     }
 
     /// What ended it, for the person who asked.
     fn wait(mut self, timeout: Duration) -> Outcome<String> {
         let name = self.record.name.clone();
         let deadline = self.began + timeout;
-        let mut ended = false;
+        let (mut ended, mut told) = (false, false);
         while !ended && !self.starting && Instant::now() < deadline {
             self.tell();
             let left = deadline.saturating_duration_since(Instant::now());
-            ended = state::ends_within(&self.pidfd, if self.heard { left } else { AGAIN.min(left) });
+            told = told || self.say_what_is_waited_for(left);
+            let step = if self.heard { left } else { AGAIN.min(left) };
+            let step = if told { step } else { step.min(WORD.saturating_sub(self.began.elapsed()).max(AGAIN)) };
+            ended = state::ends_within(&self.pidfd, step);
             if !self.heard && !self.record.init {
                 break;
             }
@@ -173,7 +206,7 @@ impl Ending {
 
     /// The supervisor tidies up, or starts it again; then the name is free, or taken anew.
     fn settle(&mut self) -> Outcome<()> {
-        let deadline = Some(Instant::now() + PATIENCE);
+        let deadline = (!self.record.hooks_at_end).then(|| Instant::now() + PATIENCE);
         let Some(connection) = self.connection.take() else {
             let _ = state::find(&self.record.name);
             return Ok(());
@@ -190,6 +223,19 @@ impl Ending {
             }
         }
     }
+}
+
+fn dispositions(pid: i32) -> Option<Dispositions> {
+    Some(parse_dispositions(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?))
+}
+
+fn catches(pid: i32, signal: i32) -> bool {
+    dispositions(pid).is_some_and(|known| known.caught & bit(signal) != 0)
+}
+
+/// Of the masks of /proc/PID/status.
+fn bit(signal: i32) -> u64 {
+    u32::try_from(signal).ok().and_then(|n| n.checked_sub(1)).and_then(|n| 1_u64.checked_shl(n)).unwrap_or(0)
 }
 
 /// The name of a signal.

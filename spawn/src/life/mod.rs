@@ -8,6 +8,7 @@ pub mod detach;
 mod end;
 mod enter;
 mod list;
+pub mod log;
 mod look;
 mod membership;
 mod ring;
@@ -29,8 +30,10 @@ use crate::cgroup::{Kept, Remains};
 use crate::child::Child;
 use crate::cli::Options;
 use crate::failure::{Failure, OWN_FAILURE, Outcome};
+use crate::hooks::{AtEnd, Target};
 use crate::plan::Plan;
 use crate::state::{self, Claim, Denied, Origin, Phase, Record};
+use log::{Log, Settings};
 use ring::Ring;
 use server::{Server, View, Wish};
 
@@ -60,6 +63,10 @@ pub struct Life {
     first: bool,
     /// Whether it is started again when it asks for that, or somebody else does.
     repeats: bool,
+    /// What the supervisor runs when a container in the background has ended.
+    at_end: AtEnd,
+    /// In the foreground: where the console's output goes too.
+    log: Option<Log>,
     began: Instant,
 }
 
@@ -91,14 +98,9 @@ impl Life {
     /// Before the first start.
     ///
     /// # Errors
-    /// When the log file cannot be opened.
-    pub fn new(options: &Options, detached: bool) -> Outcome<Self> {
-        let background = if detached {
-            let log = options.background.console_log.as_deref().map(state::open_log).transpose()?;
-            Some(Background { ring: Ring::new(log)?, ends: None })
-        } else {
-            None
-        };
+    /// When there is no memory for the console's output.
+    pub fn new(detached: bool) -> Outcome<Self> {
+        let background = if detached { Some(Background { ring: Ring::new()?, ends: None }) } else { None };
         let began = Instant::now();
         Ok(Self {
             cgroups: Cgroups::Remains(None),
@@ -110,6 +112,8 @@ impl Life {
             waiting: None,
             first: true,
             repeats: true,
+            at_end: AtEnd::default(),
+            log: None,
             began,
         })
     }
@@ -118,8 +122,8 @@ impl Life {
     ///
     /// # Errors
     /// As [`Life::new`].
-    pub fn of_a_holder(options: &Options) -> Outcome<Self> {
-        Ok(Self { repeats: false, ..Self::new(options, false)? })
+    pub fn of_a_holder() -> Outcome<Self> {
+        Ok(Self { repeats: false, ..Self::new(false)? })
     }
 
     /// Whether this is the first start.
@@ -176,11 +180,16 @@ impl Life {
             .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned());
         record.digest = record.config.as_deref().and_then(list::digest);
         record.command = plan.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        record.log = options
-            .background
-            .console_log
-            .as_ref()
-            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned());
+        let log = Settings::new(options.background.console_log.as_deref(), &plan.config.console);
+        record.log = log.as_ref().map(|log| log.path.to_string_lossy().into_owned());
+        let log = log.map(Log::open).transpose()?;
+        if let Some(background) = &mut self.background {
+            background.ring.set_log(log);
+            self.at_end = AtEnd::of(plan);
+            record.hooks_at_end = !self.at_end.is_empty();
+        } else {
+            self.log = log;
+        }
         claim.write(&record)?;
         if self.server.is_none() {
             self.server = Some(Server::new(claim.listen()?));
@@ -224,6 +233,21 @@ impl Life {
             claim.write(record)?;
         }
         Ok(())
+    }
+
+    /// The log of a container in the foreground, for its console.
+    pub fn take_log(&mut self) -> Option<Log> {
+        self.log.take()
+    }
+
+    /// Runs the hooks for the end of a container in the background: whether all have done well. What they have said is
+    /// lost, and that one has failed is told in the console's output.
+    fn run_hooks(&mut self, target: Target) -> bool {
+        let Err(failure) = self.at_end.run(target) else { return true };
+        if let Some(background) = &mut self.background {
+            background.ring.write(format!("\r\nspawn: {}\r\n", crate::failure::one_line(&failure.text)).as_bytes());
+        }
+        false
     }
 
     /// Keeps the console of a container in the background.

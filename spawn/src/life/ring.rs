@@ -1,16 +1,16 @@
 //! The last output of a console: a ring in a memfd, which survives the supervisor's exec and takes no more memory than
-//! was written.
+//! was written; and the log beside it.
 
 #![forbid(unsafe_code)]
 
 use std::ffi::c_int;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::log::{Log, Settings};
 use crate::failure::{Failure, Outcome, words};
 
 /// How much is kept, in bytes.
@@ -22,7 +22,7 @@ pub struct Ring {
     memory: File,
     /// Bytes that were ever written.
     total: u64,
-    log: Option<File>,
+    log: Option<Log>,
 }
 
 impl Ring {
@@ -30,16 +30,21 @@ impl Ring {
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn new(log: Option<File>) -> Outcome<Self> {
+    pub fn new() -> Outcome<Self> {
         let memory = memfd_create(c"console", MFdFlags::MFD_CLOEXEC)
             .map_err(|errno| Failure::own(format!("cannot make the console's ring buffer: {}", words(errno))))?;
-        Ok(Self { memory: File::from(memory), total: 0, log })
+        Ok(Self { memory: File::from(memory), total: 0, log: None })
     }
 
     /// One that was handed on.
     #[must_use]
-    pub fn resume(memory: OwnedFd, log: Option<OwnedFd>, total: u64) -> Self {
-        Self { memory: File::from(memory), total, log: log.map(File::from) }
+    pub fn resume(memory: OwnedFd, log: Option<Log>, total: u64) -> Self {
+        Self { memory: File::from(memory), total, log }
+    }
+
+    /// From now on everything is written there too.
+    pub fn set_log(&mut self, log: Option<Log>) {
+        self.log = log;
     }
 
     /// Bytes that were ever written: the offset of what comes next.
@@ -54,16 +59,16 @@ impl Ring {
         self.total.saturating_sub(SIZE)
     }
 
-    /// The descriptors, for a program that is executed in this process's place.
+    /// The descriptor and those of the log, for a program that is executed in this process's place.
     #[must_use]
-    pub fn descriptors(&self) -> (c_int, Option<c_int>) {
-        (self.memory.as_raw_fd(), self.log.as_ref().map(AsRawFd::as_raw_fd))
+    pub fn parts(&self) -> (c_int, Option<(c_int, Settings)>) {
+        (self.memory.as_raw_fd(), self.log.as_ref().map(Log::parts))
     }
 
-    /// Appends. A log file that cannot be written, on a full disk say, is no reason to stop a container.
+    /// Appends.
     pub fn write(&mut self, bytes: &[u8]) {
         if let Some(log) = &mut self.log {
-            let _ = log.write_all(bytes);
+            log.write(bytes);
         }
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -108,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_ring_keeps_the_last_bytes_in_their_order() {
-        let mut ring = Ring::new(None).unwrap();
+        let mut ring = Ring::new().unwrap();
         assert!(whole(&ring, 0).is_empty());
         ring.write(b"abc");
         assert_eq!(
@@ -116,7 +121,7 @@ mod tests {
             (b"abc".to_vec(), b"c".to_vec(), vec![], vec![])
         );
         let all: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
-        let mut ring = Ring::new(None).unwrap();
+        let mut ring = Ring::new().unwrap();
         for chunk in all.chunks(7777) {
             ring.write(chunk);
         }

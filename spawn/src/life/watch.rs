@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Life, detach, server};
 use crate::failure::OWN_FAILURE;
+use crate::hooks::Target;
 use crate::supervise::{Signals, exit_code, halt_signal, is_default};
 use crate::sys;
 
@@ -54,10 +55,12 @@ pub fn watch(mut life: Life, pidfd: &OwnedFd) -> u8 {
             let Ok((code, signal)) = sys::wait_child(pidfd.as_fd()) else { return OWN_FAILURE };
             // What was written last; no more than a pty holds, whoever still writes.
             life.read_console(64);
-            if life.goes_on(signal == libc::SIGHUP) {
+            // A container whose end has not been tidied up is not started again, as in LXC.
+            if life.goes_on(signal == libc::SIGHUP) && life.run_hooks(Target::Reboot) {
                 detach::start_again(&life);
                 return OWN_FAILURE;
             }
+            life.run_hooks(Target::Stop);
             let code = exit_code(life.is_init(), code, signal);
             life.ended(code, pidfd.as_fd());
             return code;

@@ -173,14 +173,31 @@ pub fn trials() -> Vec<Trial> {
         once("stop waits, kills when the time is over, and says which of the two ended it", |case| {
             start(case, "deaf", "trap '' TERM; echo ready; while :; do sleep 0.05; done");
             let begin = Instant::now();
-            let out = told(case, &["stop", "-t", "1", "deaf"]);
-            assert_eq!(out, "deaf: killed, because it had not ended by SIGTERM within 1 s\n");
+            let (code, out, text) = spawn(case, &["stop", "-t", "1", "deaf"]);
+            assert_eq!((code, out.as_str()), (Some(0), "deaf: killed, because it had not ended by SIGTERM within 1 s\n"));
             assert!((1..10).contains(&begin.elapsed().as_secs()));
+            // What is waited for, and how not to.
+            let said = "spawn: deaf: its command ignores SIGTERM, as an interactive shell does: it is killed in 1 s; `spawn stop -t 0 deaf` kills at once\n";
+            assert_eq!(text, said);
+            start(case, "slow", "trap 'sleep 4; exit 0' TERM; echo ready; while :; do sleep 0.05; done");
+            let (code, out, text) = spawn(case, &["stop", "slow"]);
+            assert!(code == Some(0) && out.starts_with("slow: ended by SIGTERM after 4."), "{out}");
+            assert_eq!(text, "spawn: slow: has not ended by SIGTERM yet: it is killed in 57 s; `spawn stop -t 0 slow` kills at once\n");
             start(case, "c", POLITE);
             assert_eq!(told(case, &["stop", "-t", "0", "c"]), "c: killed\n");
             let (code, _, text) = spawn(case, &["stop", "c"]);
             assert_eq!((code, text.as_str()), (Some(69), "spawn: there is no container c: `spawn ls` lists them\n"));
             case.nothing_left("stop");
+        }),
+        once("stop hangs up on an interactive shell, which ignores SIGTERM", |case| {
+            case.world.needs_tool("/bin/bash");
+            told(case, &["run", "-d", "--name", "shell", "host", "--", "/bin/bash", "--norc"]);
+            wait_for("the prompt", || told(case, &["logs", "shell"]).contains("# ").then_some(()));
+            let out = told(case, &["stop", "shell"]);
+            assert!(out.starts_with("shell: ended by SIGHUP after "), "{out}");
+            start(case, "c", "trap '' TERM; trap 'exit 0' HUP; echo ready; while :; do sleep 0.05; done");
+            assert!(told(case, &["stop", "c"]).starts_with("c: ended by SIGHUP after "));
+            case.nothing_left("stop of shells");
         }),
         once("kill sends a signal and wait tells the status", |case| {
             start(case, "c", "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done");
@@ -243,6 +260,70 @@ pub fn trials() -> Vec<Trial> {
             let whole = fs::read_to_string(file).expect("log");
             assert!(whole.starts_with("line 0\r\nline 1\r\n") && whole.contains("line 11999\r\nready"));
             case.nothing_left("logs");
+        }),
+        both("post-stop runs after every end: in the background, of each start of several, and of one that failed half-way", |case| {
+            let hook = "#!/bin/sh\nsleep 0.3\necho $1 $3 $LXC_TARGET >>/home/alice/seen\n";
+            fs::write("/home/alice/hook", hook).expect("hook");
+            case.world.mode("/home/alice/hook", 0o755);
+            let seen = || {
+                let text = fs::read_to_string("/home/alice/seen").unwrap_or_default();
+                let _ = fs::remove_file("/home/alice/seen");
+                text
+            };
+            let both = ["-s", "lxc.hook.pre-start=/home/alice/hook", "-s", "lxc.hook.post-stop=/home/alice/hook"];
+            let run = |more: &[&'static str], command: &[&'static str]| -> Vec<&'static str> {
+                [&["run", "--name", "c"], more, &both, &[EV, "--"], command].concat()
+            };
+            let script = "trap 'exit 0' TERM; if test -e /once; then echo ready; else touch /once; reboot -f; fi; while :; do sleep 0.05; done";
+            assert_eq!(told(case, &run(&["-d"], &["/bin/sh", "-c", script])), "c\n");
+            wait_for("the second start", || told(case, &["ls", "-f"]).contains("RUNNING").then_some(()));
+            wait_for("its output", || spawn(case, &["logs", "c"]).1.contains("ready").then_some(()));
+            told(case, &["stop", "c"]);
+            assert_eq!(seen(), "c pre-start\nc post-stop reboot\nc pre-start\nc post-stop stop\n", "all of it before stop returns");
+            case.nothing_left("hooks");
+            for detach in [&[][..], &["-d"]] {
+                let (code, _, text) = spawn(case, &run(detach, &["/bin/nonesuch"]));
+                assert_eq!((code, seen().as_str()), (Some(127), "c pre-start\nc post-stop stop\n"), "{text}");
+                let more = [detach, &["-s", "lxc.hook.pre-start=false"]].concat();
+                let (code, _, text) = spawn(case, &[&["run", "--name", "c"], &both[..], &more, &[EV]].concat());
+                assert_eq!((code, seen().as_str()), (Some(125), "c pre-start\nc post-stop stop\n"), "{text}");
+                assert!(text.contains("lxc.hook.pre-start = false"), "{text}");
+                case.nothing_left("hooks of a start that failed");
+            }
+            // One that fails is told, and the status is the command's.
+            let (code, _, text) = spawn(case, &["run", "-s", "lxc.hook.post-stop=exit 4; :", EV, "--", "/bin/sh", "-c", "exit 6"]);
+            assert!(code == Some(6) && text.contains("lxc.hook.post-stop") && text.matches('\n').count() == 1, "{text}");
+        }),
+        once("lxc.console.logfile is written in the background and in the foreground, no longer than it may be", |case| {
+            case.world.needs_tool("/usr/bin/script");
+            pty();
+            let file = "/home/alice/console.log";
+            let read = |name: &str| fs::read_to_string(name).unwrap_or_default();
+            let options = format!("-s lxc.console.logfile={file} -s lxc.console.size=1000 -s lxc.console.rotate=1");
+            let count = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done >/dev/console";
+            let pipeline = format!("spawn run -d --name c {options} {EV} -- /bin/sh -c '{count}' && spawn wait c");
+            case.pipeline(&pipeline).assert_code(0, "background");
+            let (new, old) = (read(file), read(&format!("{file}.1")));
+            assert_eq!(old.len(), 1000);
+            assert!(new.len() < 1000 && (old + &new).ends_with("line 298\r\nline 299\r\n"), "{new}");
+            // With a terminal, and without one.
+            for wrapper in ["script -qec 'exec sh /home/alice/inner' /dev/null", "sh /home/alice/inner </dev/null 2>&1 | cat"] {
+                let _ = fs::remove_file(file);
+                let inner = format!("spawn run -s lxc.console.logfile={file} {EV} -- /bin/sh -c 'echo seen >/dev/console'");
+                fs::write("/home/alice/inner", inner).expect("script");
+                let outcome = case.pipeline(wrapper);
+                assert!(outcome.out().contains("seen"), "{}", outcome.out());
+                // `script` passes the end of its own input on.
+                assert!(read(file).ends_with("seen\r\n"), "{wrapper}: {}", read(file));
+            }
+            let outcome = case.pipeline(&format!("spawn hold {options} {EV} -- /bin/sh -c 'echo held >/dev/console' | idmap | spawn go"));
+            outcome.assert_code(0, &outcome.text());
+            assert!(read(file).ends_with("held\r\n"));
+            for words in [&["run"][..], &["run", "-d"]] {
+                let call = case.spawn(&[words, &["--console-log", "/home/alice", EV, "--", "/bin/true"]].concat());
+                let outcome = call.run(case.world);
+                case.failed(&outcome, 125, &["/home/alice"], "a directory");
+            }
         }),
         once("console takes what is typed, shows what comes, and is left by two keys", |case| {
             case.world.needs_tool("/usr/bin/script");

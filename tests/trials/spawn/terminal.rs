@@ -321,6 +321,21 @@ pub fn trials() -> Vec<Trial> {
                 assert!((outcome.out() + &terminal.text()).contains("typed"), "{outcome:?}");
                 terminal.assert_nothing_typed(&format!("{numbers:?}"));
             }
+            // And of whoever enters a container that runs.
+            let start = ["run", "-d", "--name", "c", "--bind", &bind, "host", "--", "/bin/sleep", "1000"];
+            case.spawn(&start).run(case.world).assert_code(0, "run -d");
+            for (numbers, tty) in [(&[0, 1, 2][..], false), (&[0], false), (&[1], false), (&[2], false), (&[0, 2], true)] {
+                let mut terminal = Terminal::new();
+                let numbers: &'static [i32] = numbers.to_vec().leak();
+                let tty = if tty { &["-t"][..] } else { &[] };
+                let words = [&["exec", "c"], tty, &["--", probe::INSIDE, probe::FLAG, "type"]].concat();
+                let running = terminal.attach(case.spawn(&words), numbers).start();
+                let outcome = terminal.finish(running, case);
+                outcome.assert_code(0, "type");
+                assert!((outcome.out() + &terminal.text()).contains("typed"), "{outcome:?}");
+                terminal.assert_nothing_typed(&format!("exec {numbers:?}"));
+            }
+            case.spawn(&["stop", "-t", "0", "c"]).run(case.world).assert_code(0, "stop");
             let mut terminal = Terminal::new();
             let script = format!("spawn hold --bind {bind} host -- {} {} type | idmap | spawn go", probe::INSIDE, probe::FLAG);
             let running = terminal.attach(case.call("/bin/sh").args(["-c", &script]), ALL).start();
