@@ -508,7 +508,15 @@ pub const fn exit_code(init: bool, code: u8, signal: i32) -> u8 {
 #[must_use]
 pub fn halt_signal(pid: i32, configured: Option<i32>) -> i32 {
     configured.unwrap_or_else(|| {
-        if dispositions(pid).is_some_and(|d| d.blocked & bit(SYSTEMD_HALT) != 0) { SYSTEMD_HALT } else { libc::SIGPWR }
+        // A C library blocks every signal while it forks, those too that nobody blocks for long: then another look.
+        let mut looks = (0..100).map(|look| {
+            if look > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            dispositions(pid).map_or(0, |d| d.blocked)
+        });
+        let blocked = looks.find(|blocked| blocked & bit(libc::SIGSEGV) == 0).unwrap_or(0);
+        if blocked & bit(SYSTEMD_HALT) != 0 { SYSTEMD_HALT } else { libc::SIGPWR }
     })
 }
 
