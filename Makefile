@@ -27,7 +27,7 @@ help:
 	@echo 'make check       install what is missing, build, and run every test (root for the kernel tests)'
 	@echo 'make demo        an ordinary user starts a container of this host (root; changes nothing)'
 	@echo 'make bench       tables: ours beside the originals (root)'
-	@echo 'make check-kernels   cgroups and containers on kernels 5.10, 6.1 and 6.12 under qemu (an hour, no root)'
+	@echo 'make check-kernels   cgroups and containers on kernels 5.10, 6.1 and 6.12 under qemu (more than an hour)'
 	@echo '                 CENTOS7=DIR CENTOS6=DIR  boots these trees there as well, as containers of an ordinary user'
 	@echo 'make fuzz        fuzz the parsers for SECONDS=60 each (nightly Rust)'
 	@echo 'make sweep       kill and fail each privileged program at each of its system calls (root)'
